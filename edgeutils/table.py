@@ -153,7 +153,8 @@ def validate(table: pd.DataFrame) -> pd.DataFrame:
     except pa.errors.SchemaErrors as error:
         cases = error.failure_cases
         lines = [
-            f"{column}: {check} fails in {len(rows)} row(s), first value {rows['failure_case'].iloc[0]!r}"
+            f"{column}: {check} fails in {len(rows)} row(s), first value "
+            f"{rows['failure_case'].iloc[0]!r}"
             for (column, check), rows in cases.groupby(["column", "check"], dropna=False)
         ]
         raise EdgeError("not a measurement table: " + "; ".join(lines)) from None

@@ -1,0 +1,1 @@
+"""Networks as kernels: what each kernel is and the work it does."""
