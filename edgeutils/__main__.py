@@ -1,4 +1,4 @@
-"""`python -m edgeutils COMMAND`: make the environment `.venv` if needed, then run the command in it.
+"""`python -m edgeutils COMMAND`: make `.venv` if needed, then run the command in it.
 
 This is what the Makefile calls and what works where make is missing, so it uses the standard
 library only until the environment stands. Who has an environment of their own with

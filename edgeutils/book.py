@@ -15,8 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from edgeutils import datasets
-from edgeutils.pipeline import Project, read_stages
 from edgeutils.progress import Progress
+from edgeutils.stages import Project, read_stages
 
 _JUPYTER_BOOK = (str(Path(sys.executable).with_name("jupyter-book")), "build")
 _SHOWN_VERSIONS = (
@@ -31,7 +31,7 @@ _SHOWN_VERSIONS = (
 )
 
 
-class BuildFailed(Exception):
+class BuildError(Exception):
     """Sphinx reported warnings or errors; the message holds them."""
 
 
@@ -40,7 +40,7 @@ def build_book(project: Project, progress: Progress) -> Path:
 
     Raises
     ------
-    BuildFailed
+    BuildError
         Sphinx found something; `_build/html` still holds the last good book.
     """
     start = time.monotonic()
@@ -56,7 +56,7 @@ def build_book(project: Project, progress: Progress) -> Path:
     if done.returncode:
         found = [line for line in done.stderr.splitlines() if "WARNING" in line or "ERROR" in line]
         shown = "\n".join(dict.fromkeys(found)) or done.stderr[-3000:]
-        raise BuildFailed(
+        raise BuildError(
             f"the pages have faults (all of it in {build / 'sphinx.log'}):\n{shown}\n"
             "The last good book stays in _build/html."
         )
@@ -90,6 +90,7 @@ def _stage(project: Project, source: Path) -> None:
 
 def write_status(project: Project) -> Path:
     """Write `book/status.md`: what this build ran, with which data, on which machine."""
+    data_rows, defects = _data_lines(project)
     lines = [
         "# Status of this build",
         "",
@@ -104,14 +105,19 @@ def write_status(project: Project) -> Path:
         "",
         "## Data sets",
         "",
-        "Where: *embedded* in the repository, in a *mirror* folder, in the download *cache*, or *missing*. "
-        "Used: read by a stage of this profile. Rows are counted after known defects were handled.",
+        "Where: *embedded* in the repository, in a *mirror* folder, in the download *cache*, or "
+        "*missing*. Used: read by a stage of this profile. Rows are counted after known defects "
+        "were handled.",
         "",
-        "| data set | rows | boundary | source | where | used | defects handled |",
-        "|---|---:|---|---|---|---|---|",
-        *_data_rows(project),
+        "| data set | rows | boundary | source | where | used |",
+        "|---|---:|---|---|---|---|",
+        *data_rows,
         "",
         *_missing(),
+        "### Defects handled",
+        "",
+        *defects,
+        "",
         "## Machine and software",
         "",
         "| what | value |",
@@ -135,26 +141,28 @@ def _stage_rows(project: Project) -> list[str]:
     return rows
 
 
-def _data_rows(project: Project) -> list[str]:
+def _data_lines(project: Project) -> tuple[list[str], list[str]]:
+    """Rows of the table of data sets, and a list of the defects that their loaders counted."""
     used = {name for stage in read_stages(project) for name in stage.data}
-    rows = []
+    rows, defects = [], []
     for entry in datasets.status():
-        count, defects = "", entry.defects
+        count, counted = "", entry.defects
         if entry.kind != "models" and entry.where != "missing":
             table = datasets.load(entry.name)
-            count, defects = f"{len(table):,}", table.attrs["defects"]
-        handled = "; ".join(f"{what}: {n}" for what, n in defects.items()) or "none known"
+            count, counted = f"{len(table):,}", table.attrs["defects"]
         rows.append(
             f"| {entry.name} | {count} | {entry.boundary} | {entry.source} | {entry.where} "
-            f"| {'yes' if entry.name in used else 'no'} | {handled} |"
+            f"| {'yes' if entry.name in used else 'no'} |"
         )
-    return rows
+        found = [f"{what}: {n:,}" for what, n in counted.items() if n]
+        defects += [f"- **{entry.name}**: {'; '.join(found)}"] if found else []
+    return rows, defects
 
 
 def _missing() -> list[str]:
     missing = [entry for entry in datasets.status() if entry.where == "missing"]
     if not missing:
-        return ["No data set is missing.", ""]
+        return []
     return [
         "These are missing here; the full profile needs them:",
         "",

@@ -46,13 +46,13 @@ def run(
 @app.command()
 def book(profile: Profile = "quick", parameter: Parameter = None, force: Force = False) -> None:
     """Run the stages and build the book into _build/html."""
-    from edgeutils.book import BuildFailed, build_book  # noqa: PLC0415
+    from edgeutils.book import BuildError, build_book  # noqa: PLC0415
     from edgeutils.progress import Progress  # noqa: PLC0415
 
     project = _run_stages(profile, [], parameter or [], force)
     try:
         page = build_book(project, Progress())
-    except BuildFailed as error:
+    except BuildError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
     typer.echo(f"The book is ready: open {page} (or run make serve)")
@@ -60,15 +60,15 @@ def book(profile: Profile = "quick", parameter: Parameter = None, force: Force =
 
 def _run_stages(profile: str, stages: list[str], parameters: list[str], force: bool):
     # Imported here so that `edgeutils data` and the help do not wait for papermill.
-    from edgeutils.pipeline import Project, StageFailed, run_stages  # noqa: PLC0415
+    from edgeutils.execution import StageError  # noqa: PLC0415
+    from edgeutils.pipeline import run_stages  # noqa: PLC0415
     from edgeutils.progress import Progress  # noqa: PLC0415
+    from edgeutils.stages import Project  # noqa: PLC0415
 
     project, progress = Project(profile), Progress()
     try:
-        executed = run_stages(
-            project, stages, overrides=parameters, force=force, progress=progress
-        )
-    except StageFailed as error:
+        executed = run_stages(project, stages, overrides=parameters, force=force, progress=progress)
+    except StageError as error:
         typer.echo(f"{error}\nThe last good book, if any, stays in _build/html.", err=True)
         raise typer.Exit(1) from None
     if not executed:
@@ -100,7 +100,7 @@ def lint() -> None:
         ("ruff", "format", "--check", "."),
         ("mypy",),
         ("codespell_lib", "."),
-        ("nbstripout", "--verify", *notebooks),
+        ("nbstripout", "--verify", "--keep-id", *notebooks),
     ]
     codes = [_call(*command) for command in commands]
     raise typer.Exit(max(map(bool, codes)))
@@ -125,7 +125,9 @@ def serve(port: Annotated[int, typer.Option(help="Port on this machine.")] = 800
 
 
 def _call(module: str, *arguments: str) -> int:
-    return subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, check=False).returncode
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments], cwd=ROOT, check=False
+    ).returncode
 
 
 def _tool(module: str, *arguments: str) -> None:

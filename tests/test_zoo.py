@@ -55,7 +55,7 @@ def test_published_macs_and_parameters(name, mmacs, mparams, per_channel, source
 
 
 # Liu, "Higher accuracy on vision models with EfficientNet-Lite", TensorFlow blog, March 2020. Its
-# operation counts lie 3 to 6 % above our MACs. Adding 3 per element written (batch normalisation and
+# operation counts lie 3 to 6 % above our MACs. Adding 3 per element written (batch normalisation,
 # ReLU6?) reproduces them: our guess, not the source's word. Lite3's (1.64 G) fits 300 pixels rather
 # than the 280 of the file, and is left out. The parameters are an independent check.
 @pytest.mark.parametrize(

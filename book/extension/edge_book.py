@@ -16,6 +16,7 @@ from sphinx.util.docutils import SphinxDirective
 
 HERE = Path(__file__).parent
 MATHJAX = Path("static") / "mathjax"
+USED = ("tex-chtml.js", "output/chtml/fonts", "input/tex/extensions", "ui", "a11y", "sre")
 STATE = "application/vnd.jupyter.widget-state+json"
 VIEW = "application/vnd.jupyter.widget-view+json"
 
@@ -54,13 +55,15 @@ def _configure(app, config):
     # A folder of its own: Jupyter Book loads every script below _static on every page.
     config.html_static_path.append(str(HERE / "assets"))
     config.mathjax_path = "mathjax/tex-chtml.js"
+    # The sidebar has a search field already.
+    config.html_theme_options["navbar_persistent"] = []
 
 
 def _copy_mathjax(app, exception):
     if exception is None and app.builder.format == "html":
         target = Path(app.outdir) / "_static" / "mathjax"
         source = _mathjax()
-        for name in ("tex-chtml.js", "output/chtml/fonts", "input/tex/extensions", "ui", "a11y", "sre"):
+        for name in USED:
             path = source / name
             if path.is_dir():
                 shutil.copytree(path, target / name, dirs_exist_ok=True)

@@ -33,7 +33,7 @@ class ApplicationExplorer(anywidget.AnyWidget):
 
     _esm = _HERE / "application_explorer.mjs"
     _css = _HERE / "widget.css"
-    rows = traitlets.List().tag(sync=True)
+    rows: traitlets.List = traitlets.List().tag(sync=True)
     device = traitlets.Unicode().tag(sync=True)
     network = traitlets.Unicode().tag(sync=True)
     source = traitlets.Unicode().tag(sync=True)

@@ -22,7 +22,8 @@ export function sentence(rows, device, network) {
   known.sort((a, b) => a.energy_j - b.energy_j);
   const best = known[0], worst = known[known.length - 1];
   const factor = worst.energy_j / best.energy_j;
-  const tail = known.length > 1 ? `, ${factor.toPrecision(2)} times less than ${worst.processor}` : "";
+  const compared = factor < 1.05 ? `about as much as on ${worst.processor}` : `on ${worst.processor} it takes ${factor.toPrecision(2)} times as much`;
+  const tail = known.length > 1 ? `; ${compared}` : "";
   return `${device} runs ${network} with the least energy on ${best.processor}: ${joules(best.energy_j)} per inference${tail}.`;
 }
 
