@@ -147,7 +147,9 @@ def _data_lines(project: Project) -> tuple[list[str], list[str]]:
     rows, defects = [], []
     for entry in datasets.status():
         count, counted = "", entry.defects
-        if entry.kind != "models" and entry.where != "missing":
+        if entry.kind == "models":
+            count = f"{len(datasets.files(entry.name))} files" if entry.where != "missing" else ""
+        elif entry.where != "missing":
             table = datasets.load(entry.name)
             count, counted = f"{len(table):,}", table.attrs["defects"]
         rows.append(

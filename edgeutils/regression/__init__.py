@@ -1,0 +1,1 @@
+"""Predictors of energy, latency and power, and the honest ways to judge them."""
