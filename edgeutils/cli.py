@@ -87,7 +87,7 @@ def linkcheck() -> None:
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def test(context: typer.Context) -> None:
     """Run the tests; further arguments go to pytest."""
-    arguments = context.args or ["-n", "2", "--dist", "loadgroup"]
+    arguments = context.args or ["-n", "2", "--dist", "loadfile"]
     _tool("pytest", *arguments)
 
 

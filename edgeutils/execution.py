@@ -1,6 +1,7 @@
 """Execute one stage with papermill: drop, run, show a failing cell, hide the bookkeeping."""
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def _describe(stage: Stage, error: PapermillExecutionError, notebook: Path) -> s
     broken = next((c for c in cells if _raised(c)), None)
     name = f" ({broken.id})" if broken is not None else ""
     source = "\n".join("    " + line for line in error.source.splitlines())
-    trace = "\n".join(error.traceback)
+    trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
     return (
         f"{stage.name} failed in cell {error.exec_count}{name}:\n{source}\n{trace}\n"
         f"The notebook up to there: {notebook}"

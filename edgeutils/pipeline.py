@@ -29,7 +29,7 @@ def _results_intact(project: Project, stage: Stage) -> bool:
     if not record.is_file():
         return False
     names = json.loads(record.read_text())["results"]
-    return all((project.results / stage.name / name).is_file() for name in names)
+    return all((project.results / stage.name / name).exists() for name in names)
 
 
 class _Failures(ZeroReporter):

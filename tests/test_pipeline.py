@@ -161,6 +161,7 @@ def test_a_failing_cell_is_shown_and_the_last_good_notebook_stays(project):
     assert "(body)" in message
     assert "1 / volts" in message
     assert "ZeroDivisionError" in message
+    assert "\x1b" not in message
     assert (project.executed / "one.ipynb").read_text() == good
     notebook(project.notebooks / "one.ipynb", FIRST)
     assert "one" in run_stages(project)
