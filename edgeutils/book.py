@@ -6,7 +6,9 @@ the build had no warning; otherwise the last good book stays.
 """
 
 import json
+import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -184,12 +186,5 @@ def _machine_rows() -> list[str]:
 
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [
-            line.split(":", 1)[1].strip()
-            for line in info.read_text().splitlines()
-            if line.startswith("model name")
-        ]
-        if names:
-            return f"{names[0]}, {len(names)} logical cores"
-    return platform.processor() or "not told by the system"
+    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.is_file() else []
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} logical cores"

@@ -62,9 +62,9 @@ def execute_stage(project: Project, stage: Stage, progress: Progress) -> None:
             kernel_name="python3",
             cwd=str(project.notebooks),
             progress_bar=False,
-            # Only what goes wrong: each kernel would repeat that its port is on this machine.
-            extra_arguments=["--IPKernelApp.log_level=ERROR"],
-            on_cell=lambda cell, cells: progress.step(stage.name, cell, cells),
+            # A failing cell reports itself; the rest of what a kernel logs is about its own ports.
+            extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
+            on_cell=progress.step,
         )
     except PapermillExecutionError as error:
         raise StageError(_describe(stage, error, failed)) from None

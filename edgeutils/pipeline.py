@@ -9,13 +9,11 @@ import tempfile
 from collections.abc import Iterable
 from modulefinder import ModuleFinder
 from pathlib import Path
-from typing import ClassVar
 
 import nbformat
 from doit.cmd_base import ModuleTaskLoader
 from doit.doit_cmd import DoitMain
 from doit.exceptions import TaskFailed
-from doit.reporter import ZeroReporter
 from doit.tools import config_changed
 
 from edgeutils import ROOT, EdgeError, datasets
@@ -23,22 +21,7 @@ from edgeutils.execution import StageError, execute_stage
 from edgeutils.progress import Progress
 from edgeutils.stages import Project, Stage, read_stages
 
-
-def _results_intact(project: Project, stage: Stage) -> bool:
-    record = project.executed / f"{stage.name}.json"
-    if not record.is_file():
-        return False
-    names = json.loads(record.read_text())["results"]
-    return all((project.results / stage.name / name).exists() for name in names)
-
-
-class _Failures(ZeroReporter):
-    """Keep doit quiet; remember what went wrong in doit itself."""
-
-    errors: ClassVar[list[str]] = []
-
-    def runtime_error(self, msg):
-        self.errors.append(msg)
+_KINDS = {".py", ".yml", ".mjs", ".css", ".mplstyle"}
 
 
 def run_stages(
@@ -79,10 +62,11 @@ def run_stages(
         try:
             execute_stage(project, stage, progress)
         except StageError as error:
+            progress.stop("failed")
             failures.append(str(error))
             return TaskFailed("see the message of the pipeline", report=False)
         executed.append(stage.name)
-        progress.finish(stage.name)
+        progress.stop("done")
         return None
 
     def task_stage():
@@ -91,16 +75,16 @@ def run_stages(
 
     dep_file = project.root / "_build" / f"doit-{project.profile}.json"
     dep_file.parent.mkdir(parents=True, exist_ok=True)
-    reporter = _Failures
-    reporter.errors = []
-    config = {"dep_file": str(dep_file), "backend": "json", "reporter": reporter, "verbosity": 2}
+    config = {"dep_file": str(dep_file), "backend": "json", "reporter": "zero", "verbosity": 2}
     loader = ModuleTaskLoader({"task_stage": task_stage, "DOIT_CONFIG": config})
     command = ["run", *(["--always-execute"] if force else []), *(f"stage:{n}" for n in names)]
     code = DoitMain(loader, config_filenames=()).run(command)
     if failures:
         raise StageError(failures[0])
     if code:
-        raise EdgeError("the stages could not be run: " + " ".join(reporter.errors))
+        raise EdgeError(
+            f"doit could not run the stages (exit code {code}); its lines above say why"
+        )
     return executed
 
 
@@ -113,6 +97,12 @@ def _fetch_missing(stages: Iterable[Stage], progress: Progress) -> None:
                 datasets.fetch(entry.name)
             except EdgeError as error:
                 progress.say(f"{entry.name} is left out: {error}")
+
+
+def _results_intact(project: Project, stage: Stage) -> bool:
+    record = project.executed / f"{stage.name}.json"
+    names = json.loads(record.read_text())["results"] if record.is_file() else []
+    return record.is_file() and all((project.results / stage.name / n).exists() for n in names)
 
 
 def _task(project: Project, stage: Stage, act) -> dict:
@@ -147,6 +137,7 @@ def imported_files(notebook: Path) -> list[Path]:
     found = (getattr(module, "__file__", None) for module in finder.modules.values())
     files = {Path(name) for name in found if name}
     files = {path for path in files if path.is_relative_to(package)}
-    # A package may load its modules and data by name: all of it counts.
-    beside = {p for path in files if path.parent != package for p in path.parent.rglob("*.*")}
-    return sorted(path for path in files | beside if path.suffix != ".pyc")
+    # Modules of a package and data files may be loaded by name: all of them count.
+    folders = {path.parent for path in files} - {package}
+    files |= {path for folder in folders for path in folder.rglob("*") if path.suffix in _KINDS}
+    return sorted(files | {path for path in package.glob("*") if path.suffix in _KINDS - {".py"}})

@@ -1,62 +1,57 @@
 """One look for every figure: colours that mean the same device everywhere, units on every axis.
 
-Plots take a tidy frame and `ax=None`, and return the Axes. Colours are those of Okabe and Ito
-(2008), which colour-blind readers can tell apart; a marker repeats what the colour says.
+Colour-blind readers can tell the colours apart; a marker repeats what the colour says.
 """
 
 from collections.abc import Iterable
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
-from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
-#: Okabe and Ito's colours, without the yellow that is too light on white.
+from edgeutils import ROOT
+from edgeutils.hardware.trace import PowerTrace
+
+#: The colours of Okabe and Ito (2008), without the yellow that is too light on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#444444")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-
-#: The same device has the same colour and marker in every chapter.
-_FIXED_ORDER = {
-    "phones": (
-        "OnePlus 8 Pro",
-        "Xiaomi Redmi Note8",
-        "Huawei Mate40 Pro",
-        "Huawei P40 Pro",
-        "Huawei P40 Lite",
-        "Huawei P40 Lite E",
-        "Xiaomi Redmi K30 Ultra",
-        "Motorola One Macro",
-    ),
-    "boards": ("Raspberry Pi 4", "Firefly", "VIM4", "Xavier", "Orin", "Odroid"),
-    "sources": ("measured", "published", "simulated", "estimated"),
-}
-
-#: How a source is drawn where colour is taken: filled, ring, hatched, cross.
+#: How a source is drawn where colour is taken.
 SOURCE_MARKERS = {"measured": "o", "published": "s", "simulated": "^", "estimated": "x"}
+PERCENT_TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+#: The same phone, board or source has the same colour and marker in every chapter.
+_FIXED_ORDER = (
+    tuple(pd.read_csv(ROOT / "data" / "published" / "devices.csv")["device"]),
+    ("Raspberry Pi 4", "Firefly", "VIM4", "Xavier", "Orin", "Odroid"),
+    tuple(SOURCE_MARKERS),
+)
 
 
-def palette(names: Iterable[str]) -> dict[str, str]:
+def palette(names: Iterable[str], values: tuple[str, ...] = COLOURS) -> dict[str, str]:
     """Colour of each name: fixed for known devices and sources, in order for others."""
-    return _assign(names, COLOURS)
+    names = list(dict.fromkeys(names))
+    order = next((known for known in _FIXED_ORDER if set(names) <= set(known)), names)
+    return {name: values[order.index(name) % len(values)] for name in names}
 
 
 def markers(names: Iterable[str]) -> dict[str, str]:
     """Marker of each name, as `palette` for those who cannot rely on colour."""
-    return _assign(names, MARKERS)
+    return palette(names, MARKERS)
 
 
-def _assign(names: Iterable[str], values: tuple[str, ...]) -> dict[str, str]:
-    names = list(dict.fromkeys(names))
-    for known in _FIXED_ORDER.values():
-        if set(names) <= set(known):
-            return {name: values[known.index(name) % len(values)] for name in names}
-    return {name: values[i % len(values)] for i, name in enumerate(names)}
+def _styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    colours, shapes = palette(names), markers(names)
+    return {n: {"color": colours[n], "marker": shapes[n], "label": str(n)} for n in colours}
+
+
+def _parts(frame: pd.DataFrame, hue: str) -> list[tuple[pd.DataFrame, dict[str, Any]]]:
+    """Rows of each value of `hue`, with its colour, marker and label."""
+    styles = _styles(frame[hue])
+    return [(part, styles[str(name)]) for name, part in frame.groupby(hue, sort=False)]
 
 
 def use_book_style() -> None:
@@ -65,19 +60,7 @@ def use_book_style() -> None:
     if np.lib.NumpyVersion(np.__version__) >= "2.0.0":
         np.set_printoptions(legacy="1.25")  # type: ignore[arg-type,unused-ignore]
     sns.set_theme(style="whitegrid", context="notebook", palette=list(COLOURS))
-    mpl.rcParams.update(
-        {
-            "figure.figsize": (7.2, 4.2),
-            "figure.dpi": 110,
-            "savefig.dpi": 200,
-            "figure.constrained_layout.use": True,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.titlesize": "medium",
-            "legend.frameon": False,
-            "axes.prop_cycle": plt.cycler(color=list(COLOURS)),
-        }
-    )
+    plt.style.use(ROOT / "edgeutils" / "book.mplstyle")
 
 
 def new_axes(ax: Axes | None = None) -> Axes:
@@ -85,16 +68,28 @@ def new_axes(ax: Axes | None = None) -> Axes:
     return plt.subplots()[1] if ax is None else ax
 
 
-def rank_chart(ranks: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Draw how each device's rank (1 on top) moves from one column of `ranks` to the next.
+def _rows(ax: Axes, names: Iterable[str]) -> dict[str, int]:
+    """Label one row per name, the first on top, and return the height of each."""
+    rows = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    ax.set_yticks(list(rows.values()), list(rows))
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    return rows
 
-    `ranks` is devices x choices; the device is named beside its first rank and its marker.
-    """
+
+def _not_at_hand(ax: Axes, frame: pd.DataFrame) -> Axes:
+    """Write why there is nothing to draw."""
+    ax.set_axis_off()
+    sentence = frame.attrs.get("missing", "The data set is not at hand.")
+    ax.text(0.5, 0.5, sentence, ha="center", va="center", wrap=True)
+    return ax
+
+
+def rank_chart(ranks: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Draw how the rank (1 on top) of each device (rows) moves from one column to the next."""
     ax = new_axes(ax)
-    colours, shapes = palette(ranks.index), markers(ranks.index)
-    for device, row in ranks.iterrows():
-        style: dict[str, Any] = {"color": colours[device], "marker": shapes[device]}
-        ax.plot(range(len(row)), row.astype(float), markersize=9, clip_on=False, **style)
+    for device, style in _styles(ranks.index).items():
+        row = ranks.loc[device].astype(float)
+        ax.plot(range(len(row)), row, markersize=9, clip_on=False, **style)
     first = ranks.iloc[:, 0].sort_values()
     ax.set_yticks(first.astype(float), [f"{name}  {rank}" for name, rank in first.items()])
     ax.set_xticks(range(ranks.shape[1]), ranks.columns)
@@ -104,21 +99,16 @@ def rank_chart(ranks: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def device_scatter(frame: pd.DataFrame, x: str, y: str, ax: Axes | None = None) -> Axes:
-    """One marker per device (the index of `frame`) with a legend below.
-
-    Columns named `x` or `y` + "_low90" and "_high90" become interval bars.
-    """
+    """One marker per device (the index); columns `x` or `y` + "_low90", "_high90" become bars."""
     ax = new_axes(ax)
-    colours, shapes = palette(frame.index), markers(frame.index)
-    for device, row in frame.iterrows():
-        bars: dict[str, Any] = {
-            f"{axis}err": [[row[name] - row[f"{name}_low90"]], [row[f"{name}_high90"] - row[name]]]
-            for axis, name in (("x", x), ("y", y))
-            if f"{name}_low90" in frame
-        }
-        bars |= {"color": colours[device], "marker": shapes[device], "markeredgecolor": "white"}
-        bars |= {"markersize": 12, "markeredgewidth": 0.6, "linestyle": "none"}
-        ax.errorbar(row[x], row[y], **bars, label=str(device))
+    for device, style in _styles(frame.index).items():
+        row = frame.loc[device]
+        style |= {"linestyle": "none", "ms": 12, "mec": "white", "mew": 0.6}
+        for axis, name in (("xerr", x), ("yerr", y)):
+            if f"{name}_low90" in frame:
+                low, high = row[f"{name}_low90"], row[f"{name}_high90"]
+                style[axis] = [[row[name] - low], [high - row[name]]]
+        ax.errorbar(row[x], row[y], **style)
     ax.legend(loc="upper center", bbox_to_anchor=(0.45, -0.16), ncols=2, handletextpad=0.2)
     return ax
 
@@ -131,27 +121,18 @@ def rank_heatmap(shares: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def power_over_time(
-    time_s: np.ndarray,
-    power_w: np.ndarray,
-    windows: pd.DataFrame,
-    span_s: tuple[float, float],
-    ax: Axes | None = None,
+    trace: PowerTrace, windows: pd.DataFrame, span_s: tuple[float, float], ax: Axes | None = None
 ) -> Axes:
-    """Draw power (W) as steps and shade the area under it in each window (`start_s`, `end_s`).
-
-    Time runs in ms from the begin of `span_s`; what lies outside is left out.
-    """
+    """Draw power as steps within `span_s`, the area under it shaded in each of the `windows`."""
     ax = new_axes(ax)
     fine_s = np.linspace(*span_s, 4000)
-    middle_s = (time_s[1:] + time_s[:-1]) / 2
-    held_w = power_w[np.searchsorted(middle_s, fine_s)]
-    starts, ends = windows["start_s"].to_numpy(), windows["end_s"].to_numpy()
+    middle_s = (trace.time_s[1:] + trace.time_s[:-1]) / 2
+    held_w = trace.power_w[np.searchsorted(middle_s, fine_s)]
     # Windows do not overlap: inside one, a start has been passed but not its end.
-    inside = np.searchsorted(starts, fine_s, "right") > np.searchsorted(ends, fine_s, "right")
+    started, ended = (np.searchsorted(windows[e], fine_s, "right") for e in ("start_s", "end_s"))
     time_ms = (fine_s - span_s[0]) * 1e3
-    ax.fill_between(
-        time_ms, held_w, where=inside, color=COLOURS[1], alpha=0.35, lw=0, label="inference"
-    )
+    shade: dict[str, Any] = {"color": COLOURS[1], "alpha": 0.35, "lw": 0, "label": "inference"}
+    ax.fill_between(time_ms, held_w, where=started > ended, **shade)
     ax.plot(time_ms, held_w, color=COLOURS[0], lw=1.2, label="power")
     ax.set(xlabel="Time (ms)", ylabel="Power (W)", xlim=(0, time_ms[-1]), ylim=(0, None))
     return ax
@@ -162,13 +143,11 @@ def energy_by_inference(
 ) -> Axes:
     """Draw the energy (mJ) of each inference in turn, one colour and marker per way to get it."""
     ax = new_axes(ax)
-    colours, shapes = palette(energies_mj), markers(energies_mj)
-    for name, energy_mj in energies_mj.items():
-        style: dict[str, Any] = {"color": colours[name], "marker": shapes[name], "ls": "none"}
-        ax.plot(range(len(energy_mj)), energy_mj, ms=4, alpha=0.6, mew=0, label=name, **style)
+    for name, style in _styles(energies_mj).items():
+        ax.plot(np.asarray(energies_mj[name]), ls="none", ms=4, alpha=0.6, mew=0, **style)
     if symlog_mj:
         ax.set_yscale("symlog", linthresh=symlog_mj)
-        ax.set_yticks([symlog_mj * part for part in (0, 0.5, 1, 2, 5)])
+        ax.set_yticks(symlog_mj * np.array([0, 0.5, 1, 2, 5]))
         ax.yaxis.set_major_formatter("{x:g}")
     ax.set(xlabel="Inference, in order", ylabel="Energy of one inference (mJ)")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=2)
@@ -178,110 +157,87 @@ def energy_by_inference(
 def dot_rows(frame: pd.DataFrame, x: str, y: str, hue: str, ax: Axes | None = None) -> Axes:
     """One row per value of `y` (first on top), one marker per value of `hue`, log axis for `x`."""
     ax = new_axes(ax)
-    rows = {name: i for i, name in enumerate(dict.fromkeys(frame[y]))}
-    colours, shapes = palette(frame[hue]), markers(frame[hue])
-    for name, part in frame.groupby(hue, sort=False):
-        style: dict[str, Any] = {"color": colours[name], "marker": shapes[name], "alpha": 0.85}
-        ax.plot(part[x], part[y].map(rows), linestyle="none", markersize=7, label=name, **style)
-    ax.set_yticks(list(rows.values()), list(rows))
-    ax.set(xscale="log", ylim=(len(rows) - 0.5, -0.5))
+    rows = _rows(ax, frame[y])
+    for part, style in _parts(frame, hue):
+        ax.plot(part[x], part[y].map(rows), ls="none", ms=7, alpha=0.85, **style)
+    ax.set_xscale("log")
     plain_ticks(ax.xaxis)
-    legend_below(ax, columns=3)
+    legend_below(ax)
     return ax
 
 
 def ratio_strip(frame: pd.DataFrame, x: str, y: str, ax: Axes | None = None) -> Axes:
     """Ratios `y` per category `x` on a log axis, a line at 1 and a bar at each median."""
     ax = new_axes(ax)
-    colours = palette(frame[x])
-    style: dict[str, Any] = {"palette": colours, "legend": False, "size": 4, "alpha": 0.6}
-    sns.stripplot(frame, x=x, y=y, hue=x, jitter=0.25, ax=ax, **style)
-    for i, name in enumerate(dict.fromkeys(frame[x])):
-        median = frame.loc[frame[x] == name, y].median()
+    style: dict[str, Any] = {"palette": palette(frame[x]), "legend": False, "size": 4}
+    sns.stripplot(frame, x=x, y=y, hue=x, jitter=0.25, alpha=0.6, ax=ax, **style)
+    for i, median in enumerate(frame.groupby(x, sort=False)[y].median()):
         ax.plot([i - 0.35, i + 0.35], [median, median], color="black", linewidth=2.5, zorder=5)
     ax.axhline(1, color="#666666", linestyle="--", linewidth=1, zorder=0)
     ax.set(yscale="log", xlabel="")
-    ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
-    ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_formatter(ticker.NullFormatter())
+    plain_ticks(ax.yaxis, decades=np.inf)
     return ax
 
 
 def log_scatter(frame: pd.DataFrame, x: str, y: str, hue: str, ax: Axes | None = None) -> Axes:
-    """Scatter on two log axes, colour and marker by `hue`; an empty frame shows its sentence.
+    """Points on two log axes, colour and marker by `hue`; an empty frame shows its sentence.
 
-    The legend stands below the figure, if the figure is made here.
+    Columns `y` + "_low95" and "_high95" make a band and join the points.
     """
     own, ax = ax is None, new_axes(ax)
     if frame.empty:
-        ax.set_axis_off()
-        sentence = frame.attrs.get("missing", "no rows")
-        ax.text(0.5, 0.5, sentence, ha="center", va="center", wrap=True)
-        return ax
-    colours, shapes = palette(frame[hue]), markers(frame[hue])
-    for name, part in frame.groupby(hue, sort=False):
-        style: dict[str, Any] = {"color": colours[name], "marker": shapes[name], "alpha": 0.55}
-        ax.plot(part[x], part[y], linestyle="none", markersize=5, label=name, **style)
+        return _not_at_hand(ax, frame)
+    banded = f"{y}_low95" in frame
+    look: dict[str, Any] = {} if banded else {"ls": "none", "ms": 5, "alpha": 0.55}
+    for part, style in _parts(frame, hue):
+        ax.plot(part[x], part[y], **look, **style)
+        if banded:
+            band = (part[x], part[f"{y}_low95"], part[f"{y}_high95"])
+            ax.fill_between(*band, color=style["color"], alpha=0.15, linewidth=0)
     ax.set(xscale="log", yscale="log")
-    for axis in (ax.xaxis, ax.yaxis):
-        plain_ticks(axis)
+    plain_ticks(ax.xaxis)
+    plain_ticks(ax.yaxis)
     if own:
         legend_below(ax)
     return ax
 
 
-def plain_ticks(axis: Axis) -> None:
-    """Label a short logarithmic axis with 1, 2 and 5 instead of powers of ten alone."""
+def plain_ticks(axis: Axis, decades: float = 2) -> None:
+    """Label a logarithmic axis shorter than `decades` with 1, 2 and 5, not powers of ten alone."""
     low, high = axis.get_view_interval()
-    if high < 100 * low:
-        axis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+    if high < 10**decades * low:
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axis.set_major_formatter("{x:g}")
-    axis.set_minor_formatter(ticker.NullFormatter())
+    axis.set_minor_formatter(NullFormatter())
 
 
-def legend_below(ax: Axes, columns: int = 4) -> None:
-    """Put the legend of an Axes below its figure, where it hides nothing."""
-    where: dict[str, Any] = {"loc": "outside lower center", "ncols": columns}
+def legend_below(ax: Axes) -> None:
+    """Put the legend of an Axes below its figure, in as many columns as its names allow."""
     handles, labels = ax.get_legend_handles_labels()
-    ax.figure.legend(handles, labels, fontsize="small", handletextpad=0.1, **where)
-
-
-def _not_at_hand(ax: Axes) -> Axes:
-    ax.set_axis_off()
-    ax.text(0.5, 0.5, "The data set is not at hand.", ha="center", va="center")
-    return ax
+    style: dict[str, Any] = {"loc": "outside lower center", "ncols": 70 // max(map(len, labels))}
+    ax.figure.legend(handles, labels, fontsize="small", handletextpad=0.1, **style)
 
 
 def error_rows(
     frame: pd.DataFrame, x: str, y: str, hue: str | None = None, ax: Axes | None = None
 ) -> Axes:
-    """One row per value of `y` (first on top) and one marker per `hue`, with interval bars.
-
-    `x` is a fraction, shown in percent; its interval lies in columns `x` + "_low95", "_high95".
-    """
+    """Fractions `x`, a row per `y`, a marker per `hue`, bars from `x` + "_low95" to "_high95"."""
     own, ax = ax is None, new_axes(ax)
     if frame.empty:
-        return _not_at_hand(ax)
-    rows = {name: i for i, name in enumerate(dict.fromkeys(frame[y]))}
-    hues = [""] if hue is None else list(dict.fromkeys(frame[hue]))
-    colours, shapes = palette(hues), markers(hues)
-    for i, name in enumerate(hues):
-        part = frame if hue is None else frame[frame[hue] == name]
-        place = part[y].map(rows) + (i - (len(hues) - 1) / 2) * 0.22
+        return _not_at_hand(ax, frame)
+    rows = _rows(ax, frame[y])
+    parts = _parts(frame, hue) if hue else [(frame, _styles([""])[""])]
+    for i, (part, style) in enumerate(parts):
+        place = part[y].map(rows) + (i - (len(parts) - 1) / 2) * 0.22
         bars = [part[x] - part[f"{x}_low95"], part[f"{x}_high95"] - part[x]]
-        style: dict[str, Any] = {"color": colours[name], "marker": shapes[name], "ms": 8}
-        ax.errorbar(part[x], place, xerr=bars, linestyle="none", label=name, **style)
-    ax.set_yticks(list(rows.values()), list(rows))
-    ax.set_ylim(len(rows) - 0.5, -0.5)
+        ax.errorbar(part[x], place, xerr=bars, linestyle="none", ms=8, **style)
     ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    if own and hue is not None:
+    if own and hue:
         legend_below(ax)
     return ax
 
 
-def percent_ticks(
-    axis: Axis, ticks: Iterable[float] = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
-) -> None:
+def percent_ticks(axis: Axis, ticks: Iterable[float] = PERCENT_TICKS) -> None:
     """Label a logarithmic axis of fractions in percent at `ticks`."""
     low, high = axis.get_view_interval()
     axis.set_ticks([tick for tick in ticks if low <= tick <= high], minor=False)
@@ -291,28 +247,17 @@ def percent_ticks(
 
 def grey_diagonal(ax: Axes) -> Axes:
     """Draw the line on which prediction equals measurement, and give both axes its span."""
-    low = min(ax.get_xlim()[0], ax.get_ylim()[0])
-    high = max(ax.get_xlim()[1], ax.get_ylim()[1])
-    ax.plot([low, high], [low, high], color="#888888", linewidth=1, zorder=0)
-    ax.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+    span = [min(ax.get_xlim()[0], ax.get_ylim()[0]), max(ax.get_xlim()[1], ax.get_ylim()[1])]
+    ax.plot(span, span, color="#888888", linewidth=1, zorder=0)
+    ax.set(xlim=span, ylim=span, aspect="equal")
     return ax
 
 
 def error_curves(frame: pd.DataFrame, x: str, y: str, hue: str, ax: Axes | None = None) -> Axes:
-    """Fractions `y` over `x`, both logarithmic, one line per `hue` with a band for its interval."""
-    own, ax = ax is None, new_axes(ax)
-    if frame.empty:
-        return _not_at_hand(ax)
-    colours, shapes = palette(frame[hue]), markers(frame[hue])
-    for name, part in frame.groupby(hue, sort=False):
-        ax.plot(part[x], part[y], color=colours[name], marker=shapes[name], label=name)
-        band = (part[f"{y}_low95"], part[f"{y}_high95"])
-        ax.fill_between(part[x], *band, color=colours[name], alpha=0.15, linewidth=0)
-    ax.set(xscale="log", yscale="log")
-    ax.set_xticks(sorted(frame[x].unique()), minor=False)
-    ax.xaxis.set_minor_formatter("")
-    ax.xaxis.set_major_formatter("{x:g}")
-    percent_ticks(ax.yaxis)
-    if own:
-        legend_below(ax, columns=2)
+    """As `log_scatter`, for fractions `y` (shown in percent) over few values of `x`."""
+    ax = log_scatter(frame, x, y, hue, ax)
+    if not frame.empty:
+        ax.set_xticks(frame[x].unique())
+        ax.xaxis.set_major_formatter("{x:g}")
+        percent_ticks(ax.yaxis)
     return ax

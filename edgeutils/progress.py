@@ -6,7 +6,7 @@ from rich.console import Console
 
 
 class Progress:
-    """Progress of the stages; quiet for at most `every_s` seconds."""
+    """Progress of the stages; in a log it speaks at most every `every_s` seconds."""
 
     def __init__(self, every_s: float = 15.0):
         self.console = Console(stderr=True, highlight=False)
@@ -27,18 +27,18 @@ class Progress:
         if self._status:
             self._status.start()
 
-    def step(self, name: str, done: int, total: int) -> None:
-        """Tell how much of the work is done."""
+    def step(self, cell: int, cells: int) -> None:
+        """Tell which cell of the piece is running."""
         now = time.monotonic()
-        text = f"{self._label}: cell {done + 1} of {total}, {now - self._start:.0f} s"
+        text = f"{self._label}: cell {cell + 1} of {cells}, {now - self._start:.0f} s"
         if self._status:
             self._status.update(text.replace("[", r"\["))
         elif now - self._said > self.every_s:
             self._said = now
             self.say(text)
 
-    def finish(self, name: str) -> None:
-        """Tell that the work is done."""
+    def stop(self, how: str) -> None:
+        """Tell how the piece ended."""
         if self._status:
             self._status.stop()
-        self.say(f"{self._label}: done in {time.monotonic() - self._start:.0f} s")
+        self.say(f"{self._label}: {how} after {time.monotonic() - self._start:.0f} s")

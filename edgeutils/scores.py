@@ -6,7 +6,9 @@ all of its workloads. The paper prints PCS without its formula and describes IEC
 `pcs` was found by solving the printed table, `iecs` is this book's own reading.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -15,57 +17,34 @@ from edgeutils import EdgeError
 from edgeutils.table import require_comparable
 
 WORKLOAD = ("name", "processor")
+#: Thermal design power of each device, W; weight of each workload, indexed by (name, processor).
+Tdp: TypeAlias = Mapping[str, float] | pd.Series
+Weights: TypeAlias = pd.Series | None
+_RANK = {"method": "min", "ascending": False}
 
 
 def pcs(
-    table: pd.DataFrame,
-    tdp: Mapping[str, float] | pd.Series,
-    *,
-    weights: pd.Series | None = None,
-    across_boundaries: bool = False,
+    table: pd.DataFrame, tdp: Tdp, *, weights: Weights = None, across_boundaries: bool = False
 ) -> pd.DataFrame:
     r"""Power consumption score of each device; higher is better, 100 would be no power at all.
 
     .. math:: \mathrm{PCS} = 100\,\frac{1}{n}\sum_{i=1}^{n}\left(1-\frac{P_i}{P_\mathrm{TDP}}\right)
 
-    Parameters
-    ----------
-    table
-        Measurement table with `device`, `name`, `processor`, `power_w` (W, mean power of a
-        workload, the paper's APC), `boundary` and `idle_policy`.
-    tdp
-        Thermal design power of each device, W.
-    weights
-        Weight of each workload, indexed by (name, processor); None gives all the same.
-    across_boundaries
-        Score rows of different boundaries or idle policies together all the same.
+    `table` is a measurement table whose `power_w` is the mean power of a workload, W (the paper's
+    APC). Without `weights` all workloads count the same; `across_boundaries` scores rows of
+    different boundaries or idle policies together all the same.
 
-    Returns
-    -------
-    pandas.DataFrame
-        One row per device in the order of the table: `device`, `pcs` (not rounded; below 0 where
-        the mean power exceeds the TDP; NaN without a single workload), `rank` (1 is best),
-        `workloads` (how many were scored) and `missing` (how many others in the table have).
-
-    Raises
-    ------
-    EdgeError
-        A device without TDP, rows that are not comparable, a workload given twice or unweighted.
-
-    Examples
-    --------
-    >>> table = pd.DataFrame({"device": "A", "name": ["n1", "n2"], "processor": "CPU1",
-    ...                       "power_w": [2.0, 4.0], "boundary": "battery", "idle_policy": "none"})
-    >>> float(pcs(table, {"A": 10.0}).loc[0, "pcs"])
-    70.0
+    The result has a row per device in the order of the table: `device`, `pcs` (not rounded; below
+    0 where the mean power exceeds the TDP; NaN without a single workload), `rank` (1 is best),
+    `workloads` (how many were scored) and `missing` (how many others in the table have).
+    EdgeError: a device without TDP, rows not comparable, a workload given twice or unweighted.
     """
     values = workload_matrix(table, "power_w", across_boundaries=across_boundaries)
-    scores = _pcs(values, _tdp_row(values, tdp), _weight_rows(values, weights))[0]
-    return _result(values, scores, "pcs")
+    return _result(values, "pcs", _pcs(values, tdp, _weight_row(values, weights)))
 
 
 def iecs(
-    table: pd.DataFrame, *, weights: pd.Series | None = None, across_boundaries: bool = False
+    table: pd.DataFrame, *, weights: Weights = None, across_boundaries: bool = False
 ) -> pd.DataFrame:
     r"""Inference energy consumption score of each device; higher is better.
 
@@ -78,16 +57,9 @@ def iecs(
 
     Parameters, result (`iecs` in 1/J instead of `pcs`) and errors are those of `pcs`, with
     `energy_j` (J per inference) instead of `power_w`; weights are scaled to a mean of one.
-
-    Examples
-    --------
-    >>> table = pd.DataFrame({"device": "A", "name": ["n1", "n2"], "processor": "CPU1",
-    ...                       "energy_j": [0.5, 0.1], "boundary": "battery", "idle_policy": "none"})
-    >>> float(iecs(table).loc[0, "iecs"])
-    12.0
     """
     values = workload_matrix(table, "energy_j", across_boundaries=across_boundaries)
-    return _result(values, _iecs(values, _weight_rows(values, weights))[0], "iecs")
+    return _result(values, "iecs", _iecs(values, _weight_row(values, weights)))
 
 
 def implied_tdp(
@@ -95,41 +67,21 @@ def implied_tdp(
 ) -> pd.DataFrame:
     """Orders of the printed TDPs for which PCS rounds to every published score.
 
-    Parameters
-    ----------
-    mean_power_w
-        Mean over the workloads of each device's power, W; the index names the devices.
-    published_pcs
-        Published score of each device, a whole number.
-    printed_tdp_w
-        Printed TDP of each device, W: the values that are dealt out anew.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per order that reproduces all scores, one column per device, W.
-
-    Raises
-    ------
-    EdgeError
-        A device without score or TDP, or no order that gives the published scores.
-
-    Examples
-    --------
-    >>> devices = ["A", "B"]
-    >>> implied_tdp(pd.Series([2.0, 2.0], devices), pd.Series([80, 50], devices),
-    ...             pd.Series([4.0, 10.0], devices)).to_dict("records")
-    [{'A': 10.0, 'B': 4.0}]
+    All three are indexed by device: mean power over the workloads (W), score (a whole number)
+    and printed TDP (W), the values that are dealt out anew. The result has one row per order
+    that reproduces all scores and one column per device (W). EdgeError for a device without
+    score or TDP, or if no order gives the published scores.
     """
     devices = list(mean_power_w.index)
     for what, given in (("published PCS", published_pcs), ("printed TDP", printed_tdp_w)):
         _require_devices(devices, given.dropna().index, what)
+    printed = Counter(printed_tdp_w.loc[devices].astype(float))
     orders: list[list[float]] = [[]]
     for device in devices:
         orders = [
             [*order, value]
             for order in orders
-            for value in sorted(_left_over(printed_tdp_w.loc[devices], order))
+            for value in sorted(printed - Counter(order))
             if round(100 * (1 - mean_power_w[device] / value)) == published_pcs[device]
         ]
         if not orders:
@@ -140,61 +92,28 @@ def implied_tdp(
     return pd.DataFrame(orders, columns=devices)
 
 
-def _left_over(values: pd.Series, taken: Sequence[float]) -> set[float]:
-    """Distinct values that are still to be dealt out."""
-    counts = values.value_counts().sub(pd.Series(taken, dtype=float).value_counts(), fill_value=0)
-    return set(counts[counts > 0].index)
-
-
 def bootstrap_scores(
-    table: pd.DataFrame,
-    tdp: Mapping[str, float] | pd.Series,
-    *,
-    resamples: int,
-    seed: int,
-    unit: Sequence[str] = WORKLOAD,
+    table: pd.DataFrame, tdp: Tdp, *, resamples: int, seed: int, unit: Sequence[str] = WORKLOAD
 ) -> pd.DataFrame:
     """Both scores of every device under resampled workloads (Efron's bootstrap).
 
-    Each resample draws as many units as there are, with replacement, the same for all devices.
-
-    Parameters
-    ----------
-    table, tdp
-        As for `pcs`; the table needs `power_w` and `energy_j`.
-    resamples
-        Number of resamples.
-    seed
-        Seed of the draws; the same seed gives the same scores.
-    unit
-        What is drawn: ("name", "processor") single workloads, ("name",) a network with all of
-        its processors.
-
-    Returns
-    -------
-    pandas.DataFrame
-        `resample`, `device`, `pcs`, `iecs`, `rank_pcs`, `rank_iecs`: resamples x devices rows.
-
-    Raises
-    ------
-    EdgeError
-        As for `pcs`, or a number of resamples below one.
+    Each resample draws as many units as there are, with replacement, the same for all devices: a
+    `unit` of ("name", "processor") is a single workload, ("name",) a network with all of its
+    processors. `table` (with `power_w` and `energy_j`), `tdp` and errors are those of `pcs`. One
+    row per resample and device: `resample`, `device`, `pcs`, `iecs`, `rank_pcs`, `rank_iecs`.
     """
     if resamples < 1:
         raise EdgeError(f"resamples should be at least 1, not {resamples}; 1000 is usual")
-    energy = workload_matrix(table, "energy_j")
-    power = workload_matrix(table, "power_w")
+    energy, power = workload_matrix(table, "energy_j"), workload_matrix(table, "power_w")
     codes = energy.index.to_frame(index=False).groupby(list(unit), sort=False).ngroup().to_numpy()
     n = codes.max() + 1
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
     drawn = draws[:, codes].astype(float)
-    devices = energy.columns
-    frames = {"pcs": _pcs(power, _tdp_row(power, tdp), drawn), "iecs": _iecs(energy, drawn)}
-    long = pd.MultiIndex.from_product([range(resamples), devices], names=["resample", "device"])
-    result = pd.DataFrame({name: scores.ravel() for name, scores in frames.items()}, index=long)
-    for name, scores in frames.items():
-        result[f"rank_{name}"] = pd.DataFrame(scores).rank(axis=1, **_RANK).to_numpy().ravel()
-    return result.reset_index()
+    levels = {"resample": range(resamples), "device": energy.columns}
+    result = pd.DataFrame(index=pd.MultiIndex.from_product(levels.values(), names=levels))
+    result["pcs"], result["iecs"] = _pcs(power, tdp, drawn).ravel(), _iecs(energy, drawn).ravel()
+    ranks = result.groupby("resample").rank(**_RANK)
+    return result.join(ranks.add_prefix("rank_")).reset_index()
 
 
 def rank_shares(resampled: pd.DataFrame, score: str) -> pd.DataFrame:
@@ -205,39 +124,28 @@ def rank_shares(resampled: pd.DataFrame, score: str) -> pd.DataFrame:
     """
     if score not in ("pcs", "iecs"):
         raise EdgeError(f"unknown score {score!r}; known: pcs, iecs")
-    devices = list(dict.fromkeys(resampled["device"]))
     shares = pd.crosstab(resampled["device"], resampled[f"rank_{score}"], normalize="index")
-    ranks = pd.Index(range(1, len(devices) + 1), name="rank")
-    return shares.reindex(index=devices, columns=ranks, fill_value=0.0)
+    ranks = pd.RangeIndex(1, len(shares) + 1, name="rank")
+    return shares.reindex(index=resampled["device"].unique(), columns=ranks, fill_value=0.0)
 
 
-def score_card(
-    table: pd.DataFrame, tdp: Mapping[str, float] | pd.Series, *, resamples: int, seed: int
-) -> pd.DataFrame:
+def score_card(table: pd.DataFrame, tdp: Tdp, *, resamples: int, seed: int) -> pd.DataFrame:
     """Both scores with ranks and 90 % bootstrap intervals over workloads, one row per device.
 
-    Arguments and errors are those of `bootstrap_scores`. The columns are `device`, `pcs`,
-    `pcs_low90`, `pcs_high90`, `rank_pcs`, then the same for `iecs` (1/J), and IECS's `workloads`
-    and `missing`.
+    Arguments and errors are those of `bootstrap_scores`. Columns: `device`, `pcs`, `pcs_low90`,
+    `pcs_high90`, `rank_pcs`, the same for `iecs` (1/J), and IECS's `workloads` and `missing`.
     """
     resampled = bootstrap_scores(table, tdp, resamples=resamples, seed=seed).groupby("device")
-    parts = []
-    for name, result in (("pcs", pcs(table, tdp)), ("iecs", iecs(table))):
-        scores = result.set_index("device").rename(columns={"rank": f"rank_{name}"})
-        scores.insert(1, f"{name}_low90", resampled[name].quantile(0.05))
-        scores.insert(2, f"{name}_high90", resampled[name].quantile(0.95))
-        parts.append(scores if name == "iecs" else scores.drop(columns=["workloads", "missing"]))
-    return pd.concat(parts, axis=1).reset_index()
+    parts = [pcs(table, tdp).drop(columns=["workloads", "missing"]), iecs(table)]
+    for name, part in zip(("pcs", "iecs"), parts, strict=True):
+        part.insert(2, f"{name}_low90", part["device"].map(resampled[name].quantile(0.05)))
+        part.insert(3, f"{name}_high90", part["device"].map(resampled[name].quantile(0.95)))
+        part.rename(columns={"rank": f"rank_{name}"}, inplace=True)
+    return parts[0].merge(parts[1], on="device")
 
 
 def rank_correlation(one: pd.Series, other: pd.Series) -> float:
-    """Spearman's rank correlation (-1 to 1) over the devices, at least three, that have both.
-
-    Examples
-    --------
-    >>> rank_correlation(pd.Series([1, 2, 3], list("ABC")), pd.Series([9, 8, 7], list("ABC")))
-    -1.0
-    """
+    """Spearman's rank correlation (-1 to 1) over the devices, at least three, that have both."""
     both = pd.concat([one, other], axis=1, join="inner").dropna()
     if len(both) < 3:
         raise EdgeError(
@@ -255,7 +163,7 @@ def workload_matrix(
     not comparable, or one device has a workload twice.
     """
     rows = require_comparable(table, across_boundaries=across_boundaries)
-    if rows.empty or rows[value].notna().sum() == 0:
+    if not rows[value].notna().any():
         raise EdgeError(f"there is no row with {value} to score; pass a table that has some")
     twice = rows.duplicated(["device", *WORKLOAD])
     if twice.any():
@@ -265,17 +173,19 @@ def workload_matrix(
             f"({int(twice.sum())} such rows); a workload counts once: keep one row or the mean"
         )
     matrix = rows.set_index(["device", *WORKLOAD])[value].unstack("device")
-    return matrix.reindex(columns=list(dict.fromkeys(rows["device"]))).astype(float)
+    return matrix[rows["device"].unique()].astype(float)
 
 
-_RANK = {"method": "min", "ascending": False}
-
-
-def _pcs(power: pd.DataFrame, tdp_w: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _pcs(power: pd.DataFrame, tdp: Tdp, weights: np.ndarray) -> np.ndarray:
     """Scores, (rows of weights) x devices."""
+    given = pd.Series(dict(tdp), dtype=float).dropna()
+    _require_devices(power.columns, given.index, "TDP (W)")
+    tdp_w = given.loc[list(power.columns)]
+    if (tdp_w <= 0).any():
+        raise EdgeError(f"the TDP of {tdp_w.idxmin()} should be above 0 W, not {tdp_w.min():g}")
     with np.errstate(invalid="ignore"):
         mean_w = (weights @ power.fillna(0).to_numpy()) / (weights @ power.notna().to_numpy())
-    return 100 * (1 - mean_w / tdp_w)
+    return 100 * (1 - mean_w / tdp_w.to_numpy())
 
 
 def _iecs(energy: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
@@ -284,16 +194,7 @@ def _iecs(energy: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
     return np.where(scaled @ energy.notna().to_numpy() > 0, scores, np.nan)
 
 
-def _tdp_row(values: pd.DataFrame, tdp: Mapping[str, float] | pd.Series) -> np.ndarray:
-    given = pd.Series(dict(tdp), dtype=float).dropna()
-    _require_devices(list(values.columns), given.index, "TDP (W)")
-    row = given.loc[list(values.columns)]
-    if (row <= 0).any():
-        raise EdgeError(f"the TDP of {row.idxmin()} should be above 0 W, not {row.min():g}")
-    return row.to_numpy()
-
-
-def _require_devices(devices: Sequence[str], given: pd.Index, what: str) -> None:
+def _require_devices(devices: Iterable[str], given: pd.Index, what: str) -> None:
     without = [device for device in devices if device not in given]
     if without:
         raise EdgeError(
@@ -301,19 +202,17 @@ def _require_devices(devices: Sequence[str], given: pd.Index, what: str) -> None
         )
 
 
-def _weight_rows(values: pd.DataFrame, weights: pd.Series | None) -> np.ndarray:
-    if weights is None:
-        return np.ones((1, len(values)))
-    row = weights.reindex(values.index)
-    if row.isna().any() or (row < 0).any() or row.sum() == 0:
-        bad = row[row.isna() | (row < 0)].index
+def _weight_row(values: pd.DataFrame, weights: Weights) -> np.ndarray:
+    row = pd.Series(1.0, values.index) if weights is None else weights.reindex(values.index)
+    bad = row.index[~(row >= 0)]
+    if len(bad) or row.sum() == 0:
         names = ", ".join(" on ".join(workload) for workload in bad) or "all (they sum to zero)"
         raise EdgeError(f"weights should be given and not negative for every workload: {names}")
     return row.to_numpy(dtype=float)[None, :]
 
 
-def _result(values: pd.DataFrame, scores: np.ndarray, name: str) -> pd.DataFrame:
-    has = values.notna().sum().to_numpy()
-    result = pd.DataFrame({"device": list(values.columns), name: scores})
+def _result(values: pd.DataFrame, name: str, scores: np.ndarray) -> pd.DataFrame:
+    result = pd.DataFrame({name: scores[0]}, index=values.columns)
     result["rank"] = result[name].rank(**_RANK).astype("Int64")
-    return result.assign(workloads=has, missing=len(values) - has)
+    workloads = values.notna().sum()
+    return result.assign(workloads=workloads, missing=len(values) - workloads).reset_index()

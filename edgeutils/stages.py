@@ -69,6 +69,7 @@ def read_stages(project: Project, overrides: Iterable[str] = ()) -> list[Stage]:
         the sentence lists what is valid.
     """
     declared = yaml.safe_load((project.root / "params.yml").read_text())
+    declared = {name: entry or {} for name, entry in declared.items()}
     defaults = {name: notebook_defaults(project.notebooks / f"{name}.ipynb") for name in declared}
     chosen = {name: dict(entry.get(project.profile) or {}) for name, entry in declared.items()}
     for override in overrides:
@@ -76,6 +77,7 @@ def read_stages(project: Project, overrides: Iterable[str] = ()) -> list[Stage]:
         chosen[stage][name] = _parse(text, defaults[stage][name])
     stages = []
     for name, entry in declared.items():
+        _check_entry(name, entry, declared)
         _check_parameters(name, chosen[name], defaults[name], entry.get("choices") or {})
         results = os.path.relpath(project.results, project.notebooks)
         parameters = {**chosen[name], "profile": project.profile, "results_dir": results}
@@ -119,6 +121,19 @@ def _parse(text: str, default: object) -> object:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+
+
+def _check_entry(stage: str, entry: Mapping, declared: Iterable[str]) -> None:
+    used = [name for names in (entry.get("data") or {}).values() for name in names or ()]
+    for what, given, valid in (
+        ("key", entry, ("after", "data", "choices", *PROFILES)),
+        ("stage", entry.get("after") or (), declared),
+        ("data set", used, [known.name for known in datasets.status()]),
+    ):
+        unknown = [name for name in given if name not in valid]
+        if unknown:
+            listed = ", ".join(valid)
+            raise EdgeError(f"params.yml, {stage}: no {what} {unknown[0]!r}; use one of {listed}")
 
 
 def _check_parameters(

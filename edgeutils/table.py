@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pandera.pandas as pa
+import yaml
 
 from edgeutils import EdgeError
 
@@ -19,53 +20,9 @@ BOUNDARIES = ("battery", "wall", "board_supply", "package", "core_rail", "accele
 IDLE_POLICIES = ("none", "constant", "recorded", "surrounding")
 
 #: Name -> (dtype, meaning with unit), in the order of the table.
-COLUMNS: dict[str, tuple[str, str]] = {
-    "dataset": ("str", "set the row comes from (`edgeutils data list`)"),
-    "device": ("str", "phone, board or machine"),
-    "processor": ("str", "CPU1, CPU4 (threads), GPU, NNAPI, NPU ..."),
-    "runtime": ("str", "software that ran the workload, with version"),
-    "threads": ("Int64", "threads used, where stated"),
-    "level": ("str", "kernel, network or application"),
-    "name": ("str", "workload, unique within its data set's rows for one device and processor"),
-    "model": ("str", "path or zoo id of the network"),
-    "family": ("str", "architecture family"),
-    "group": ("str", "rows that must stay in one fold of a cross-validation"),
-    "task": ("str", "what the network is for"),
-    "accuracy": ("float64", "accuracy of the network on its task, as a fraction"),
-    "kernel_type": ("str", "one of the kernel types, e.g. conv-bn-relu"),
-    "hw": ("Int64", "height = width of the input, pixels"),
-    "cin": ("Int64", "input channels"),
-    "cout": ("Int64", "output channels"),
-    "kernel_size": ("Int64", "height = width of the kernel, pixels"),
-    "stride": ("Int64", "stride, pixels"),
-    "padding": ("Int64", "padding on each side, pixels"),
-    "dilation": ("Int64", "dilation, pixels"),
-    "groups": ("Int64", "convolution groups"),
-    "cin1": ("Int64", "channels of the first input (concat, add)"),
-    "cin2": ("Int64", "channels of the second input"),
-    "cin3": ("Int64", "channels of the third input"),
-    "cin4": ("Int64", "channels of the fourth input"),
-    "dtype": ("str", "float32, float16, int8, uint8"),
-    "macs": ("float64", "multiply-accumulates of one inference"),
-    "params": ("float64", "trained parameters"),
-    "input_bytes": ("float64", "bytes read as activations"),
-    "output_bytes": ("float64", "bytes written as activations"),
-    "weight_bytes": ("float64", "bytes of the parameters"),
-    "latency_s": ("float64", "time of one inference, s"),
-    "latency_std": ("float64", "standard deviation over repeats, s"),
-    "latency_u": ("float64", "standard uncertainty of the value, s"),
-    "power_w": ("float64", "mean power during inference, W"),
-    "power_std": ("float64", "standard deviation over repeats, W"),
-    "power_u": ("float64", "standard uncertainty of the value, W"),
-    "energy_j": ("float64", "energy of one inference, J"),
-    "energy_std": ("float64", "standard deviation over repeats, J"),
-    "energy_u": ("float64", "standard uncertainty of the value, J"),
-    "repeats": ("Int64", "number of repeats behind the value"),
-    "flags": ("str", "what is doubtful about the row, words separated by spaces; empty if nothing"),
-    "idle_policy": ("str", "idle power removed: none, constant, recorded or surrounding"),
-    "boundary": ("str", "where the instrument sat: battery, wall, board_supply ..."),
-    "source": ("str", "measured, published, simulated or estimated"),
-}
+COLUMNS: dict[str, tuple[str, str]] = yaml.safe_load(
+    Path(__file__).with_name("columns.yml").read_text(encoding="utf-8")
+)
 
 _REQUIRED = {
     "level": LEVELS,
@@ -118,8 +75,8 @@ def measurement_table(frame: pd.DataFrame, **constant: object) -> pd.DataFrame:
     >>> rows = pd.DataFrame({"name": ["DNN1"], "energy_j": [0.32]})
     >>> table = measurement_table(rows, dataset="mine", level="network", idle_policy="none",
     ...                           boundary="battery", source="measured")
-    >>> table.loc[0, ["name", "energy_j", "boundary"]].tolist()
-    ['DNN1', 0.32, 'battery']
+    >>> table[["name", "energy_j", "boundary"]].to_dict("records")
+    [{'name': 'DNN1', 'energy_j': 0.32, 'boundary': 'battery'}]
     """
     table = frame.assign(**constant)
     unknown = sorted(set(table.columns) - set(COLUMNS))
@@ -154,7 +111,7 @@ def validate(table: pd.DataFrame) -> pd.DataFrame:
         cases = error.failure_cases
         lines = [
             f"{column}: {check} fails in {len(rows)} row(s), first value "
-            f"{rows['failure_case'].iloc[0]!r}"
+            f"{rows['failure_case'].tolist()[0]!r}"
             for (column, check), rows in cases.groupby(["column", "check"], dropna=False)
         ]
         raise EdgeError("not a measurement table: " + "; ".join(lines)) from None

@@ -441,7 +441,8 @@ def test_the_data_page_says_what_the_catalogue_says(name):
     page = (ROOT / "book" / "data.md").read_text(encoding="utf-8")
     entry = datasets.status(name)[0]
     facts = [entry.level, entry.boundary, entry.idle_policy, entry.source, f"{entry.rows:,}"]
-    assert f"| `{name}` | {' | '.join(facts)} | {entry.licence} |" in page
+    assert f"| `{name}` | {' | '.join(facts)} |" in page
+    assert re.search(rf"^- {re.escape(entry.licence)}: .*`{name}`", page, re.M)
     for fault, count in entry.defects.items():
         if count and count != entry.rows:
             assert re.search(rf"(?<![\d,.]){count:,}(?![\d,])", page), (name, fault)

@@ -92,7 +92,7 @@ def test_module_code_is_an_input(project, monkeypatch, tmp_path):
     shutil.copy(pipeline.ROOT / "requirements.txt", package.parent)
     monkeypatch.setattr(pipeline, "ROOT", package.parent)
     names = {p.name for p in pipeline.imported_files(project.notebooks / "one.ipynb")}
-    assert names == {"__init__.py", "table.py"}
+    assert names == {"__init__.py", "table.py", "columns.yml", "book.mplstyle"}
     run_stages(project)
     with (package / "table.py").open("a") as file:
         file.write("# changed\n")
@@ -134,6 +134,14 @@ def test_unknown_names_in_params_yml(project):
     (project.root / "params.yml").write_text("one: {quick: {speed: 1}}")
     with pytest.raises(EdgeError, match="one has no parameter 'speed'; it has scale, count"):
         read_stages(project)
+    for entry, said in (
+        ("{quik: {}}", "no key 'quik'; use one of after, data, choices, quick, full"),
+        ("{after: [zero]}", "no stage 'zero'; use one of one"),
+        ("{data: {full: [deepen]}}", "no data set 'deepen'; use one of paper-applications"),
+    ):
+        (project.root / "params.yml").write_text(f"one: {entry}")
+        with pytest.raises(EdgeError, match=f"params.yml, one: {said}"):
+            read_stages(project)
     (project.root / "params.yml").write_text("three: {}")
     with pytest.raises(EdgeError, match=r"three.ipynb .*does not exist"):
         read_stages(project)
@@ -173,4 +181,4 @@ def test_progress_names_stage_and_number(project, capsys):
     shown = capsys.readouterr().err
     assert "[2/3] two" in shown
     assert "cell" in shown
-    assert "done in" in shown
+    assert "done after" in shown

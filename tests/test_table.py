@@ -1,12 +1,10 @@
 """The measurement table refuses what would mislead, and loses nothing on the way."""
 
-import doctest
-
 import numpy as np
 import pandas as pd
 import pytest
 
-from edgeutils import EdgeError, table
+from edgeutils import EdgeError
 from edgeutils.table import (
     COLUMNS,
     measurement_table,
@@ -28,10 +26,6 @@ DOOR = {
 
 def rows(**columns):
     return measurement_table(pd.DataFrame({"name": ["a", "b"], **columns}), **DOOR)
-
-
-def test_doctests():
-    assert doctest.testmod(table).failed == 0
 
 
 def test_what_does_not_apply_is_missing_not_zero():

@@ -1,11 +1,5 @@
-"""Every data set of the book as rows of the measurement table.
+"""Every data set of the book as rows of the measurement table; `catalogue.yml` says what each is.
 
-`load` gives rows with their boundary, idle policy and source; what was set aside, repaired or
-doubted on the way is counted in ``.attrs["defects"]``. `status` says what is at hand, `fetch`
-gets what may be downloaded. What each set is stands in `catalogue.yml`.
-
-Examples
---------
 >>> table = load("paper-applications")
 >>> len(table), table["boundary"].unique().tolist()
 (280, ['battery'])
@@ -14,24 +8,23 @@ Examples
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pandas as pd
 import yaml
 
 from edgeutils import EdgeError
-from edgeutils.datasets import deepen, mlperf, nas, neurstruc, platformx, published, registry
+from edgeutils.datasets import registry
 from edgeutils.datasets.mlperf import build_mlperf as build_mlperf
 from edgeutils.datasets.mlperf import compare_with_committed as compare_with_committed
-from edgeutils.datasets.published import network_table as network_table
+from edgeutils.datasets.published import PUBLISHED
 from edgeutils.datasets.published import paper_devices as paper_devices
 from edgeutils.datasets.registry import mirror as mirror
+from edgeutils.networks import zoo
 from edgeutils.networks.kernels import add_work
 from edgeutils.table import measurement_table
 
-_MODULES = {
-    m.__name__.split(".")[-1]: m for m in (deepen, mlperf, nas, neurstruc, platformx, published)
-}
 _HOW_TO_GET = "run `edgeutils data fetch {name}`, or set EDGE_DATA_MIRROR to a folder that holds it"
 
 
@@ -39,10 +32,10 @@ _HOW_TO_GET = "run `edgeutils data fetch {name}`, or set EDGE_DATA_MIRROR to a f
 class DatasetStatus:
     """What one data set is and whether it is at hand.
 
-    `rows` (None for a set of files) and `defects` are what a load gives; `data check` compares.
-    `where` is embedded, cache, mirror or missing. `level`, `boundary`, `idle_policy` and `source`
-    are those of the measurement table ("" for a set of files). `trainable` is false where the
-    values are no ground truth, `downloadable` where `fetch` cannot get the set.
+    `where` is embedded, cache, mirror or missing; `fetch` can get what is `downloadable`. `rows`
+    (None for a set of files) and `defects` are what a load gives. `level`, `boundary`,
+    `idle_policy` and `source` are those of the measurement table ("" for a set of files).
+    `trainable` is false where the values are no ground truth.
     """
 
     name: str
@@ -63,39 +56,30 @@ class DatasetStatus:
 
 @cache
 def _catalogue() -> dict[str, dict[str, Any]]:
-    text = Path(__file__).with_name("catalogue.yml").read_text(encoding="utf-8")
-    return yaml.safe_load(text)
+    return yaml.safe_load(Path(__file__).with_name("catalogue.yml").read_text(encoding="utf-8"))
 
 
 def _find(name: str) -> tuple[str, dict[str, Path]]:
     if name not in _catalogue():
         raise EdgeError(f"unknown data set {name!r}; use one of: {', '.join(_catalogue())}")
-    embedded = _catalogue()[name].get("embedded")
-    if embedded:
-        return "embedded", {file: published.PUBLISHED / file for file in embedded}
-    return registry.locate(name)
+    embedded = {file: PUBLISHED / file for file in _catalogue()[name].get("embedded", [])}
+    return ("embedded", embedded) if embedded else registry.locate(name)
 
 
 def status(name: str | None = None) -> list[DatasetStatus]:
     """List every data set (or one), without loading or fetching anything."""
     found = []
     for key in _catalogue() if name is None else [name]:
-        where = _find(key)[0]
-        entry = {k: v for k, v in _catalogue()[key].items() if k not in ("loader", "embedded")}
-        entry = {"how_to_get": _HOW_TO_GET.format(name=key)} | entry
-        downloadable = "how_to_get" not in _catalogue()[key]
-        found.append(DatasetStatus(name=key, where=where, downloadable=downloadable, **entry))
+        where, entry = _find(key)[0], _catalogue()[key]
+        facts = {k: v for k, v in entry.items() if k in DatasetStatus.__annotations__}
+        facts = {"how_to_get": _HOW_TO_GET.format(name=key)} | facts
+        downloadable = "how_to_get" not in entry
+        found.append(DatasetStatus(name=key, where=where, downloadable=downloadable, **facts))
     return found
 
 
 def files(name: str) -> dict[str, Path]:
-    """Files of a set at hand: path inside the upstream repository -> local path.
-
-    Raises
-    ------
-    EdgeError
-        Unknown name, or the set is not at hand (the message says how to get it).
-    """
+    """Files of a set: path in the upstream repository -> local path; EdgeError if not at hand."""
     where, paths = _find(name)
     if where == "missing":
         raise EdgeError(f"data set {name} is not at hand: {status(name)[0].how_to_get}")
@@ -115,21 +99,18 @@ def fetch(name: str) -> dict[str, Path]:
 def load(name: str) -> pd.DataFrame:
     """Load a data set as a checked measurement table, in SI units.
 
-    ``attrs["defects"]`` counts what was set aside, repaired or flagged, and why;
-    ``attrs["trainable"]`` is false for a set whose values are no ground truth.
-
-    Raises
-    ------
-    EdgeError
-        Unknown name, a set that is not at hand, a set of files, or a file that does not read.
+    ``attrs["defects"]`` counts what was set aside, repaired or flagged, and why. EdgeError: an
+    unknown name, a set that is not at hand or holds files, a file that does not read.
     """
     paths, entry = files(name), _catalogue()[name]
     if "loader" not in entry:
         raise EdgeError(f"{name} holds files, not measurements: use edgeutils.datasets.files")
-    module, function = entry["loader"].split(".")
-    frame, defects = getattr(_MODULES[module], function)(paths)
-    keys = [key for key in ("level", "boundary", "idle_policy", "source") if key not in frame]
-    table = measurement_table(frame, dataset=name, **{key: entry[key] for key in keys})
+    frame, defects = resolve_name(f"{__name__}.{entry['loader']}")(paths)
+    constant = {"dataset": name} | entry.get("constant", {})
+    constant |= {key: entry[key] for key in ("level", "boundary", "idle_policy", "source")}
+    frame = frame.replace(entry.get("codes", {}))
+    frame = frame.assign(**{new: frame[old] for new, old in entry.get("repeats", {}).items()})
+    table = measurement_table(frame, **{k: v for k, v in constant.items() if k not in frame})
     if table["kernel_type"].notna().any():
         table = add_work(table)
     table.attrs = {"defects": defects, "trainable": entry.get("trainable", True), "missing": ""}
@@ -144,6 +125,13 @@ def load_at_hand(name: str) -> pd.DataFrame:
     table = measurement_table(pd.DataFrame({"dataset": []}))
     table.attrs = {"missing": f"{name} is not at hand: {entry.how_to_get}", "defects": {}}
     return table
+
+
+def network_table() -> pd.DataFrame:
+    """Load `mlperf-inference-power` with all of the zoo's features of each network as columns."""
+    table = load("mlperf-inference-power")
+    features = zoo.features(table["name"]).loc[table["name"]].reset_index(drop=True)
+    return table.assign(**features)
 
 
 def check(name: str) -> list[str]:

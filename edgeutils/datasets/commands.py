@@ -1,6 +1,5 @@
 """`edgeutils data`: list, fetch, check and rebuild the data sets."""
 
-import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -35,10 +34,10 @@ def _write_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, indent=1) + "\n")
 
 
-def _listed(name: str) -> dict[str, Any]:
-    entry = dataclasses.asdict(datasets.status(name)[0])
+def _listed(name: str, **more: object) -> dict[str, Any]:
+    entry = datasets.status(name)[0]
     keys = ("name", "rows", "licence", "where", "how_to_get", "defects")
-    return {key: entry[key] for key in keys}
+    return {key: getattr(entry, key) for key in keys} | more
 
 
 @app.command("list")
@@ -47,8 +46,7 @@ def list_(as_json: Json = False) -> None:
     entries = datasets.status()
     if as_json:
         return _write_json([_listed(entry.name) for entry in entries])
-    rows = [dataclasses.asdict(entry) for entry in entries]
-    _show(rows, ("name", "rows", "boundary", "where", "licence"))
+    _show([vars(entry) for entry in entries], ("name", "rows", "boundary", "where", "licence"))
     for entry in entries:
         if entry.where == "missing":
             Console().print(f"{entry.name}: {entry.how_to_get}", highlight=False)
@@ -76,7 +74,7 @@ def check(
 ) -> None:
     """Verify hashes, row counts and counts of defects; exit code 1 if something differs."""
     chosen = names or [e.name for e in datasets.status() if e.where != "missing"]
-    results = [{**_listed(name), "problems": datasets.check(name)} for name in chosen]
+    results = [_listed(name, problems=datasets.check(name)) for name in chosen]
     if as_json:
         _write_json(results)
     else:
@@ -98,8 +96,7 @@ def build_mlperf(
     figures = datasets.build_mlperf(logs)
     compared, largest = datasets.compare_with_committed(figures)
     summary: dict[str, Any] = {"rows": len(figures), "compared": compared}
-    summary |= {"largest_relative_difference": largest, "out": out and str(out)}
-    summary |= figures.attrs
+    summary |= {"largest_relative_difference": largest, "out": out and str(out), **figures.attrs}
     if out is not None:
         write_table(figures, out)
     _write_json(summary) if as_json else _show([summary], tuple(summary))

@@ -5,9 +5,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-_DEVICES = {"pi5": "Raspberry Pi 5", "pixel": "Pixel 6a"}
-_RUNTIMES = {"litert": "LiteRT", "onnx": "ONNX Runtime", "torchmobile": "Torch Mobile"}
-
 #: A Raspberry Pi 5 that computes draws more than this above idle, W.
 _LEAST_W = 0.3
 
@@ -15,41 +12,32 @@ _LEAST_W = 0.3
 def load_nas(files: dict[str, Path]) -> tuple[pd.DataFrame, dict[str, int]]:
     """Load latency (s) and, for the Raspberry Pi 5, energy (J) of every network and task.
 
-    Isomorphic networks carry values copied from their representative: `group` is the
-    representative, and a copy has the flag ``copy``. Rows whose energy and latency imply less
-    than 0.3 W are flagged ``implausible-power``. The Pixel rows have no energy, hence no boundary.
+    Isomorphic networks carry values copied from their representative, which is their `group`.
+    The Pixel rows have no energy, hence no boundary.
     """
     raw = pd.read_parquet(next(iter(files.values())))
     copied = raw["arch_idx"] != raw["rep_arch_idx"]
     implausible = raw["energy_mj"] / raw["lat_ms_median"] < _LEAST_W
     no_energy = raw["energy_mj"].isna()
     darcy = raw["task"] == "darcy"
-    flags = np.select(
-        [copied & implausible, copied, implausible],
-        ["copy implausible-power", "copy", "implausible-power"],
-        "",
-    )
-    table = pd.DataFrame(
-        {
-            "device": raw["device"].map(_DEVICES),
-            "processor": "CPU",
-            "runtime": raw["framework"].map(_RUNTIMES),
-            "name": "nb201-" + raw["arch_idx"].astype(str) + "-" + raw["task"],
-            "model": "nb201-" + raw["rep_arch_idx"].astype(str),
-            "family": "nas-bench-201",
-            "group": "nb201-" + raw["rep_arch_idx"].astype(str),
-            "task": raw["task"],
-            # Darcy's column is a relative error, not an accuracy.
-            "accuracy": (raw["accuracy"] / 100).mask(darcy),
-            "latency_s": raw["lat_ms_median"] / 1e3,
-            "latency_std": np.sqrt(raw["lat_ms_var"]) / 1e3,
-            "energy_j": raw["energy_mj"] / 1e3,
-            "flags": flags,
-            "boundary": np.where(no_energy, "none", "core_rail"),
-            "idle_policy": np.where(no_energy, "none", "recorded"),
-        }
-    )
-    return table, {
+    flags = {"copy implausible-power": copied & implausible, "copy": copied}
+    flags |= {"implausible-power": implausible}
+    columns = {
+        "device": raw["device"],
+        "runtime": raw["framework"],
+        "name": "nb201-" + raw["arch_idx"].astype(str) + "-" + raw["task"],
+        "group": "nb201-" + raw["rep_arch_idx"].astype(str),
+        "task": raw["task"],
+        # Darcy's column is a relative error, not an accuracy.
+        "accuracy": (raw["accuracy"] / 100).mask(darcy),
+        "latency_s": raw["lat_ms_median"] / 1e3,
+        "latency_std": np.sqrt(raw["lat_ms_var"]) / 1e3,
+        "energy_j": raw["energy_mj"] / 1e3,
+        "flags": np.select(list(flags.values()), list(flags), ""),
+        "boundary": np.where(no_energy, "none", "core_rail"),
+        "idle_policy": np.where(no_energy, "none", "recorded"),
+    }
+    return pd.DataFrame(columns), {
         "copy of an isomorphic network (flagged, one group)": int(copied.sum()),
         "energy implies less than 0.3 W (flagged)": int(implausible.sum()),
         "row without energy (Pixel 6a)": int(no_energy.sum()),

@@ -1,7 +1,6 @@
 """Where the files of each set are: in a mirror, in the cache, or still to be fetched.
 
-`data/registry.csv` pins every upstream file to a commit and a sha256. `locate` never touches the
-network; `fetch` does, and what it leaves in the cache is verified.
+`data/registry.csv` pins every file to a commit and a sha256. Only `fetch` touches the network.
 """
 
 import os
@@ -33,21 +32,20 @@ def registry() -> pd.DataFrame:
     return pd.read_csv(ROOT / "data" / "registry.csv", keep_default_na=False)
 
 
-def entries(name: str) -> pd.DataFrame:
-    """Return the registry's rows of one set; empty for a set that the repository holds itself."""
+def _entries(name: str) -> pd.DataFrame:
     return registry()[registry()["dataset"] == name]
 
 
 def mirror() -> Path | None:
     """Return the folder with copies of the sets: `EDGE_DATA_MIRROR`, or `../shared/datasets`."""
     named = os.environ.get("EDGE_DATA_MIRROR")
-    if named and not Path(named).is_dir():
+    folder = Path(named) if named else ROOT.parent / "shared" / "datasets"
+    if named and not folder.is_dir():
         raise EdgeError(
             f"EDGE_DATA_MIRROR should name a folder with the data sets, not {named!r}; "
             "correct or unset it"
         )
-    beside = ROOT.parent / "shared" / "datasets"
-    return Path(named) if named else beside if beside.is_dir() else None
+    return folder if folder.is_dir() else None
 
 
 def cache_folder() -> Path:
@@ -60,22 +58,17 @@ def locate(name: str) -> tuple[str, dict[str, Path]]:
 
     The checkout's own `data/` counts as cache: git ignores the sets that a user was given.
     """
-    rows = entries(name)
-    for where, folder in (
-        ("mirror", mirror()),
-        ("cache", ROOT / "data"),
-        ("cache", cache_folder()),
-    ):
-        if folder is not None and len(rows):
-            files = [folder / file for file in rows["file"]]
-            if all(file.is_file() for file in files):
-                return where, dict(zip(rows["path"], files, strict=True))
+    folders = {mirror(): "mirror", ROOT / "data": "cache", cache_folder(): "cache"}
+    for folder, where in folders.items():
+        files = {row.path: folder / row.file for row in _entries(name).itertuples() if folder}
+        if files and all(file.is_file() for file in files.values()):
+            return where, files
     return "missing", {}
 
 
 def corrupt(name: str) -> list[str]:
     """Upstream paths of the files at hand whose sha256 is not the registered one."""
-    wanted = entries(name).set_index("path")["sha256"]
+    wanted = _entries(name).set_index("path")["sha256"]
     found = locate(name)[1]
     return [path for path, local in found.items() if pooch.file_hash(local) != wanted[path]]
 
@@ -83,15 +76,9 @@ def corrupt(name: str) -> list[str]:
 def fetch(name: str) -> None:
     """Download a set into the cache: single files by pooch, a set of many by one partial clone.
 
-    Raises
-    ------
-    EdgeError
-        No download source, a failed download, or a file whose sha256 is not the registered one.
-        No half-written file stays; of a clone nothing stays unless all of it is right.
+    EdgeError: a failed download, or a wrong sha256; then no half-written file and no clone stays.
     """
-    rows = entries(name)
-    if rows.empty or (rows["repo"] == "").any():
-        raise EdgeError(f"{name} has no download source; see `edgeutils data list`")
+    rows = _entries(name)
     if len(rows) > MANY_FILES:
         _fetch_by_git(name, rows)
         return
@@ -114,15 +101,14 @@ def _fetch_by_url(name: str, row: Any) -> None:
 
 
 def _fetch_by_git(name: str, rows: pd.DataFrame) -> None:
+    """Clone the listed files of the one commit that the set is pinned to, and no other file."""
     if shutil.which("git") is None:
         raise EdgeError(f"{name} is fetched with git, which was not found; install git")
     cache_folder().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache_folder(), prefix=".fetch-") as scratch:
-        for (repo, commit), part in rows.groupby(["repo", "commit"]):
-            with _STDERR.status(f"{name}: cloning {len(part)} files of {repo}"):
-                url = GIT_URL.format(repo=repo)
-                _partial_clone(name, Path(scratch) / commit, url, commit, list(part["path"]))
-        clones = [(row, Path(scratch) / row.commit / row.path) for row in rows.itertuples()]
+        with _STDERR.status(f"{name}: cloning {len(rows)} files of {rows['repo'].iloc[0]}"):
+            _partial_clone(name, scratch, rows)
+        clones = [(row, Path(scratch) / row.path) for row in rows.itertuples()]
         for row, got in track(clones, description=f"checking {name}", console=_STDERR):
             if not got.is_file() or pooch.file_hash(got) != row.sha256:
                 raise EdgeError(
@@ -131,27 +117,23 @@ def _fetch_by_git(name: str, rows: pd.DataFrame) -> None:
                 )
         # Everything is verified: only now does anything appear in the cache.
         for row, got in clones:
-            target = cache_folder() / row.file
-            target.parent.mkdir(parents=True, exist_ok=True)
-            got.replace(target)
+            os.renames(got, cache_folder() / row.file)
 
 
-def _partial_clone(name: str, folder: Path, url: str, commit: str, paths: list[str]) -> None:
-    """Check the listed paths of one commit out, downloading no other file."""
-    folder.mkdir()
-    listed = "".join(f"/{path}\n" for path in paths)
+def _partial_clone(name: str, folder: str, rows: pd.DataFrame) -> None:
+    url = GIT_URL.format(repo=rows["repo"].iloc[0])
+    listed = "".join(f"/{path}\n" for path in rows["path"])
+    environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
     for step in (
         "init -q",
         f"remote add origin {url}",
         "sparse-checkout set --no-cone --stdin",
-        f"fetch -q --depth 1 --filter=blob:none origin {commit}",
+        f"fetch -q --depth 1 --filter=blob:none origin {rows['commit'].iloc[0]}",
         "checkout -q FETCH_HEAD",
     ):
-        command = ["git", "-C", str(folder), "-c", "core.autocrlf=false", *step.split(" ")]
-        environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
-        done = subprocess.run(
-            command, input=listed, text=True, capture_output=True, env=environment, check=False
-        )
+        command = ["git", "-C", folder, "-c", "core.autocrlf=false", *step.split(" ")]
+        options: dict[str, Any] = {"text": True, "capture_output": True, "env": environment}
+        done = subprocess.run(command, input=listed, check=False, **options)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
             raise EdgeError(f"{name}: git {step.split(' ')[0]} of {url} failed: {reason}")

@@ -9,12 +9,11 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter1d
 from scipy.signal import correlate
 
 from edgeutils import EdgeError
-from edgeutils.hardware.trace import Floats, Marks, PowerTrace
+from edgeutils.hardware.trace import Floats, Ints, Marks, PowerTrace
 
 #: Bursts on either side whose median tells a lasting shift from a late packet.
 _NEIGHBOURS = 5
@@ -34,31 +33,14 @@ _DISPUTE_S = 5e-3
 
 @dataclass(frozen=True)
 class ClockReport:
-    """What was found while the clock was rebuilt.
+    """What was found while the clock was rebuilt."""
 
-    Attributes
-    ----------
-    period_s
-        Time between two samples by the host's clock, s.
-    lost_samples
-        Samples that never arrived, by the lasting shifts of the arrival times.
-    jitter_s
-        Robust standard deviation of the bursts' arrival about the rebuilt clock, s.
-    bursts
-        Groups of samples that arrived together.
-    longest_wait_s
-        Longest time without any arrival, s.
-    gaps
-        For each loss, the time of the first sample after it (s since the epoch) and the number
-        of samples lost.
-    """
-
-    period_s: float
-    lost_samples: int
-    jitter_s: float
-    bursts: int
-    longest_wait_s: float
-    gaps: tuple[tuple[float, int], ...]
+    period_s: float  # time between two samples by the host's clock, s
+    lost_samples: int  # that never arrived, by the lasting shifts of the arrival times
+    jitter_s: float  # robust standard deviation of the bursts' arrival about the clock, s
+    bursts: int  # groups of samples that arrived together
+    longest_wait_s: float  # longest time without any arrival, s
+    gaps: tuple[tuple[float, int], ...]  # (time of the first sample after it, s; samples lost)
 
 
 def rebuild_clock(trace: PowerTrace) -> tuple[PowerTrace, ClockReport]:
@@ -68,20 +50,9 @@ def rebuild_clock(trace: PowerTrace) -> tuple[PowerTrace, ClockReport]:
     :math:`a_j = o_{s(j)} + T k_j + \epsilon_j`. The period T is common; the intercept o
     changes only where samples were lost, which shows as a shift of :math:`a_j - T k_j` that
     lasts (a late packet comes back). T is the trimmed common slope, o the median of each
-    segment.
-
-    Returns
-    -------
-    trace
-        Same samples, `time_s` rebuilt, same epoch (the first samples were taken before the
-        first arrival, hence before zero).
-    report
-        Period, losses and jitter.
-
-    Raises
-    ------
-    EdgeError
-        Fewer than 4 bursts: nothing to fit.
+    segment. The trace comes back with the same samples and epoch but `time_s` rebuilt (the
+    first samples were taken before the first arrival, hence before zero), beside the report.
+    EdgeError for fewer than 4 bursts: nothing to fit.
     """
     time_s = trace.time_s
     steps = np.diff(time_s)
@@ -116,33 +87,30 @@ def rebuild_clock(trace: PowerTrace) -> tuple[PowerTrace, ClockReport]:
     return replace(trace, time_s=rebuilt), report
 
 
-def _shifts(residual: Floats, least_s: float) -> NDArray[np.int64]:
+def _shifts(residual: Floats, least_s: float) -> Ints:
     """Bursts from which on the arrival times stay later by `least_s` or more."""
     width = _NEIGHBOURS
     around = np.lib.stride_tricks.sliding_window_view(np.pad(residual, width, mode="edge"), width)
     medians = np.median(around, axis=1)
     jump = medians[width : width + residual.size] - medians[: residual.size]
+    highest = np.argsort(jump)[::-1]
     found: list[int] = []
-    for burst in np.argsort(jump)[::-1]:
-        if jump[burst] < least_s:
-            break
-        low, high = max(burst - 2, 1), min(burst + 3, residual.size)
-        sharpest = low + int(np.argmax(np.diff(residual[low - 1 : high])))
+    for burst in highest[jump[highest] >= least_s]:
+        low = max(burst - 2, 1)
+        sharpest = low + int(np.argmax(np.diff(residual[low - 1 : burst + 3])))
         if all(abs(sharpest - other) >= width for other in found):
             found.append(sharpest)
     return np.array(sorted(found), dtype=np.int64)
 
 
-def _common_slope(index: NDArray[np.int64], arrival: Floats, segment: NDArray[np.int64]) -> float:
+def _common_slope(index: Ints, arrival: Floats, segment: Ints) -> float:
     """Slope that all segments share, by least squares without the late packets."""
     keep = np.ones(index.size, dtype=bool)
     slope = 0.0
     for _ in range(3):
-        weight = keep.astype(float)
-        mass = np.maximum(np.bincount(segment, weight), 1)
-        x = index - (np.bincount(segment, weight * index) / mass)[segment]
-        y = arrival - (np.bincount(segment, weight * arrival) / mass)[segment]
-        slope = float((weight * x * y).sum() / (weight * x * x).sum())
+        mass = np.maximum(np.bincount(segment, keep), 1)
+        x, y = (v - (np.bincount(segment, keep * v) / mass)[segment] for v in (index, arrival))
+        slope = float((keep * x * y).sum() / (keep * x * x).sum())
         error = y - slope * x
         error = np.abs(error - np.median(error))
         keep = error <= 3 * _MAD_TO_SD * np.median(error) + 1e-9
@@ -151,28 +119,13 @@ def _common_slope(index: NDArray[np.int64], arrival: Floats, segment: NDArray[np
 
 @dataclass(frozen=True)
 class OffsetEstimate:
-    """How far the monitor's clock is ahead of the device's.
+    """How far the monitor's clock is ahead of the device's."""
 
-    Attributes
-    ----------
-    offset_s
-        What is added to the device's stamps to get the monitor's, s.
-    u_s
-        Standard uncertainty from resampling blocks of the trace, s.
-    correlation
-        Correlation of busy time and power at `offset_s`, -1 to 1.
-    gaps_offset_s
-        Offset at which the short gaps between inferences meet the ripple of the power, s; None
-        where the gaps leave no clear trace.
-    flags
-        `offset_disputed`: the two ways differ by more than 3 `u_s` and 5 ms.
-    """
-
-    offset_s: float
-    u_s: float
-    correlation: float
-    gaps_offset_s: float | None
-    flags: tuple[str, ...]
+    offset_s: float  # what is added to the device's stamps to get the monitor's, s
+    u_s: float  # standard uncertainty from resampling blocks of the trace, s
+    correlation: float  # of busy time and power at `offset_s`, -1 to 1
+    gaps_offset_s: float | None  # the same by the gaps between inferences; None: no clear trace
+    flags: tuple[str, ...]  # `offset_disputed`: the two differ by more than 3 `u_s` and 5 ms
 
 
 def estimate_offset(
@@ -180,21 +133,9 @@ def estimate_offset(
 ) -> OffsetEstimate:
     """Find the clock offset: shift the marks until busy time and power agree best.
 
-    Parameters
-    ----------
-    trace
-        Trace on a rebuilt clock.
-    marks
-        Windows by the device's clock.
-    search_s
-        Largest offset that is tried, s, to either side.
-    seed
-        Seed of the block bootstrap behind `u_s`.
-
-    Raises
-    ------
-    EdgeError
-        The marks do not meet the trace within `search_s`, or the power never changes.
+    The trace is one on a rebuilt clock, `search_s` the largest offset that is tried, s, to either
+    side, and `seed` that of the block bootstrap behind `u_s`. EdgeError if the marks do not meet
+    the trace within `search_s`, or the power never changes.
     """
     local = marks.on(trace)
     period = float(np.median(np.diff(trace.time_s)))
@@ -230,10 +171,8 @@ def estimate_offset(
 
 def _share(centre_s: Floats, width_s: float, start_s: Floats, end_s: Floats) -> Floats:
     """Share of each interval of `width_s` about a centre that lies inside a window."""
-    order = np.argsort(start_s)
-    edges = np.column_stack([start_s[order], end_s[order]]).ravel()
-    inside = np.repeat(np.cumsum(edges[1::2] - edges[::2]), 2)
-    inside = np.concatenate([[0.0], inside[:-1]])
+    edges = np.column_stack([np.sort(start_s), np.sort(end_s)]).ravel()
+    inside = np.cumsum(np.diff(edges, prepend=edges[0]) * (np.arange(edges.size) % 2))
     until = np.interp([centre_s - width_s / 2, centre_s + width_s / 2], edges, inside)
     return (until[1] - until[0]) / width_s
 
@@ -247,30 +186,26 @@ def _correlations(power: Floats, busy: Floats, seed: int) -> tuple[Floats, Float
     """Correlation of power and shifted busy time by lag; and the same for resampled blocks."""
     power = (power - power.mean()) / power.std()
     edges = np.linspace(0, power.size, _BLOCKS + 1).astype(int)
-    products, sums, squares = [], [], []
+    parts = []
     for low, high in pairwise(edges):
-        under = busy[low : busy.size - power.size + high]
-        ones = np.ones(high - low)
-        products.append(_slide(power[low:high], under))
-        sums.append(_slide(ones, under))
-        squares.append(_slide(ones, under**2))
-    draws = np.random.default_rng(seed).multinomial(
-        _BLOCKS, np.full(_BLOCKS, 1 / _BLOCKS), size=_RESAMPLES
-    )
+        under, ones = busy[low : busy.size - power.size + high], np.ones(high - low)
+        pairs = (power[low:high], under), (ones, under), (ones, under**2)
+        parts.append([_slide(signal, padded) for signal, padded in pairs])
+    alike = np.full(_BLOCKS, 1 / _BLOCKS)
+    draws = np.random.default_rng(seed).multinomial(_BLOCKS, alike, size=_RESAMPLES)
     weight = np.vstack([np.ones(_BLOCKS), draws]).astype(float)
     n = (weight @ np.diff(edges))[:, None]
     p_sum = (weight @ np.add.reduceat(power, edges[:-1]))[:, None]
-    b_sum = weight @ np.array(sums)
-    variance = weight @ np.array(squares) - b_sum**2 / n
-    covariance = weight @ np.array(products) - p_sum * b_sum / n
+    products, b_sum, squares = weight @ np.stack(parts, axis=1)
+    variance = squares - b_sum**2 / n
+    covariance = products - p_sum * b_sum / n
     scores = covariance / np.sqrt(np.maximum(variance, 1.0) * n)
     return scores[0], scores[1:]
 
 
 def _ripple(power: Floats, padded: Floats, period: float, marks: Marks) -> int | None:
     """Index of the lag at which the gaps between windows meet the dips of the power."""
-    order = np.argsort(marks.start_s)
-    start, end = marks.end_s[order][:-1], marks.start_s[order][1:]
+    start, end = np.sort(marks.end_s)[:-1], np.sort(marks.start_s)[1:]
     if not (end > start).any():
         return None
     width = max(int(_FINE_S / period), 3)

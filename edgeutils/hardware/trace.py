@@ -125,11 +125,9 @@ def read_marks(path: str | Path) -> Marks:
     header = _header(path)
     names = [_unit_column(path, header, what) for what in ("start", "end")]
     frame = _numbers(path, names + ["count"] * ("count" in header), "a marks file")
-    per_second = [_PER_SECOND[name.rsplit("_", 1)[1]] for name in names]
-    epoch_us = int(frame[names[0]].iloc[0]) * 10**6 // per_second[0]
-    start, end = (
-        _since(frame[name], unit, epoch_us) for name, unit in zip(names, per_second, strict=True)
-    )
+    units = [_PER_SECOND[name.rsplit("_", 1)[1]] for name in names]
+    epoch_us = int(frame[names[0]].iloc[0]) * 10**6 // units[0]
+    start, end = (_since(frame[n], unit, epoch_us) for n, unit in zip(names, units, strict=True))
     count = frame.get("count", pd.Series(1, index=frame.index)).to_numpy(np.int64)
     try:
         return Marks(start, end, count, epoch_us)

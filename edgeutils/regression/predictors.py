@@ -8,61 +8,39 @@ multiply-accumulates, measured latency times a constant power, and the random fo
 corrects it where data are dense.
 """
 
+import math
 import warnings
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
 from typing import Self
 
 import numpy as np
 import pandas as pd
+import yaml
 from numpy.typing import ArrayLike
 from scipy.optimize import nnls
 from scipy.stats import norm
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+from sklearn.gaussian_process import GaussianProcessRegressor, kernels
+from sklearn.linear_model import LinearRegression
+from sklearn.model_selection import LeaveOneGroupOut
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from edgeutils import EdgeError
 from edgeutils.networks.kernels import DTYPE_BYTES
 
-#: Columns of `networks.zoo.features` that a network's energy is predicted from.
-NETWORK_FEATURES = (
-    "pixels",
-    "dense_macs",
-    "depthwise_macs",
-    "activations",
-    "params",
-    "layers",
-    "hswish_elements",
-    "se_elements",
-)
+#: Columns that energy is predicted from, and the paper's forests: kernel type -> settings, columns.
+SETTINGS = yaml.safe_load(Path(__file__).with_name("settings.yml").read_text("utf-8"))
+NETWORK_FEATURES = tuple(SETTINGS["network_features"])
+KERNEL_FEATURES = tuple(SETTINGS["kernel_features"])
+PAPER_FORESTS = SETTINGS["paper_forests"]
 
 #: What a kernel costs in the physical model, beside starting it: arithmetic and moving data.
 KERNEL_TERMS = ("macs", "params", "elements")
-
-#: What the Gaussian process of a kernel looks at; those that do not vary are left out.
-KERNEL_FEATURES = ("hw", "cin", "cout", "kernel_size", "stride", "macs", "params", "elements")
-
-#: Trees, depth and features per split of the paper's forests, and their features: the settings of
-#: nn-Meter's TFLite CPU predictors, which Tu et al. (SEC 2023) take over.
-_SHAPE = ("hw", "cin")
-_CONV = ("hw", "cin", "cout", "kernel_size", "stride", "macs", "params")
-_POOL = ("hw", "cin", "cout", "kernel_size", "stride")
-PAPER_FORESTS: dict[str, tuple[int, int, int, tuple[str, ...]]] = {
-    "conv-bn-relu": (320, 70, 6, _CONV),
-    "dwconv-bn-relu": (240, 50, 6, _CONV),
-    "fc": (370, 50, 2, ("cin", "cout", "macs", "params")),
-    "maxpool": (210, 50, 5, _POOL),
-    "avgpool": (370, 50, 5, _POOL),
-    "global-avgpool": (370, 70, 2, _SHAPE),
-    "concat": (690, 100, 5, ("hw", "cin1", "cin2", "cin3", "cin4")),
-    "add": (570, 50, 3, ("hw", "cin1", "cin2")),
-    "addrelu": (570, 50, 3, ("hw", "cin1", "cin2")),
-    "hswish": (190, 50, 2, _SHAPE),
-    "split": (190, 50, 2, _SHAPE),
-    "se": (290, 20, 2, _SHAPE),
-} | dict.fromkeys(("bn", "bnrelu", "relu", "channelshuffle"), (370, 50, 2, _SHAPE))
 
 _Z90 = norm.ppf(0.95)
 
@@ -72,12 +50,7 @@ def design(table: pd.DataFrame, columns: tuple[str, ...]) -> np.ndarray:
 
     `dense_macs` is the sum of `conv_macs` and `pointwise_macs` (one price for both: large
     kernels occur in first layers only, too seldom to price apart); `elements` are the numbers
-    read and written by a kernel.
-
-    Raises
-    ------
-    EdgeError
-        A column is absent.
+    read and written by a kernel. A column that is absent raises `EdgeError`.
     """
     derived: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
         "dense_macs": lambda t: t["conv_macs"] + t["pointwise_macs"],
@@ -86,14 +59,13 @@ def design(table: pd.DataFrame, columns: tuple[str, ...]) -> np.ndarray:
     picked = []
     for name in columns:
         try:
-            values = table[name] if name in table else derived[name](table)
+            picked.append(table[name] if name in table else derived[name](table))
         except KeyError as error:
             raise EdgeError(
                 f"a predictor needs the column {name} (lacking: {error}); kernels get theirs from "
                 "networks.kernels.add_work, networks from networks.zoo.features"
             ) from None
-        picked.append(np.asarray(pd.to_numeric(values), dtype=float))
-    return np.stack(picked, axis=1)
+    return np.column_stack([c.to_numpy(float, na_value=np.nan) for c in picked])
 
 
 def _target(target: ArrayLike) -> np.ndarray:
@@ -103,15 +75,20 @@ def _target(target: ArrayLike) -> np.ndarray:
     return values
 
 
+def _is_quantised(table: pd.DataFrame) -> np.ndarray:
+    """1 where the numbers are 8-bit integers, else 0 (also where the type is not known)."""
+    if "dtype" not in table:
+        return np.zeros(len(table))
+    return table["dtype"].isin(["int8", "uint8"]).to_numpy(float)
+
+
 class FlopsLine(RegressorMixin, BaseEstimator):
     """Ordinary least squares of the target on the multiply-accumulates: a + b x MACs."""
 
     def fit(self, table: pd.DataFrame, target: ArrayLike) -> Self:
         """Fit slope and intercept; where the MACs do not vary the line is flat."""
-        macs, y = design(table, ("macs",))[:, 0], _target(target)
-        varies = np.ptp(macs) > 0
-        line = np.polyfit(macs, y, 1) if varies else np.array([0.0, y.mean()])
-        self.slope_, self.intercept_ = line.tolist()
+        line = LinearRegression().fit(design(table, ("macs",)), _target(target))
+        self.slope_, self.intercept_ = float(line.coef_[0]), float(line.intercept_)
         return self
 
     def predict(self, table: pd.DataFrame) -> np.ndarray:
@@ -135,39 +112,24 @@ class LatencyTimesPower(RegressorMixin, BaseEstimator):
         return self.power_w_ * design(table, ("latency_s",))[:, 0]
 
 
+@dataclass(eq=False)
 class PaperForest(RegressorMixin, BaseEstimator):
-    """Random forest with the paper's settings for the kernel type of the rows, or for networks.
+    """Random forest with the paper's settings for the kernel type of the rows.
 
-    Parameters
-    ----------
-    features
-        Columns to use for rows without a kernel type (networks), which get the settings of
-        convolutions.
-    trees
-        Number of trees; None: as many as the paper.
-    seed
-        Seed of the forest.
+    Rows without a kernel type (networks) get the settings of convolutions and `NETWORK_FEATURES`.
+    `trees` None: as many as the paper.
     """
 
-    def __init__(
-        self,
-        features: tuple[str, ...] = NETWORK_FEATURES,
-        *,
-        trees: int | None = None,
-        seed: int = 0,
-    ):
-        self.features = features
-        self.trees = trees
-        self.seed = seed
+    _: KW_ONLY
+    trees: int | None = None
+    seed: int = 0
 
     def _design(self, table: pd.DataFrame) -> np.ndarray:
         if self.kernel_type_ is None:
-            return np.column_stack([design(table, self.features), _is_quantised(table)])
-        columns = PAPER_FORESTS[self.kernel_type_][3]
+            return np.column_stack([design(table, NETWORK_FEATURES), _is_quantised(table)])
         # A pool has no cout and an add often names one input only: a forest takes the gap as 0.
-        return np.nan_to_num(
-            design(table.reindex(columns=[*table, *_absent(table, columns)]), columns)
-        )
+        columns = PAPER_FORESTS[self.kernel_type_]["columns"]
+        return np.nan_to_num(table.reindex(columns=columns).to_numpy(float, na_value=np.nan))
 
     def fit(self, table: pd.DataFrame, target: ArrayLike) -> Self:
         """Fit the forest; the rows must be of one kernel type, or all networks."""
@@ -178,14 +140,10 @@ class PaperForest(RegressorMixin, BaseEstimator):
                 ": fit them one type at a time"
             )
         self.kernel_type_ = kinds[0] if len(kinds) else None
-        trees, depth, per_split, _ = PAPER_FORESTS[self.kernel_type_ or "conv-bn-relu"]
-        rows = self._design(table)
-        self.forest_ = RandomForestRegressor(
-            n_estimators=self.trees or trees,
-            max_depth=depth,
-            max_features=min(per_split, rows.shape[1]),
-            random_state=self.seed,
-        ).fit(rows, _target(target))
+        settings = PAPER_FORESTS[self.kernel_type_ or "conv-bn-relu"]["settings"]
+        settings = settings | {"n_estimators": self.trees or settings["n_estimators"]}
+        self.forest_ = RandomForestRegressor(**settings, random_state=self.seed)
+        self.forest_.fit(self._design(table), _target(target))
         return self
 
     def predict(self, table: pd.DataFrame) -> np.ndarray:
@@ -193,17 +151,7 @@ class PaperForest(RegressorMixin, BaseEstimator):
         return self.forest_.predict(self._design(table))
 
 
-def _absent(table: pd.DataFrame, columns: tuple[str, ...]) -> list[str]:
-    return [name for name in columns if name not in table]
-
-
-def _is_quantised(table: pd.DataFrame) -> np.ndarray:
-    """1 where the numbers are 8-bit integers, else 0 (also where the type is not known)."""
-    if "dtype" not in table:
-        return np.zeros(len(table))
-    return table["dtype"].isin(["int8", "uint8"]).to_numpy(float)
-
-
+@dataclass(eq=False)
 class PhysicalModel(RegressorMixin, BaseEstimator):
     r"""Sum of costs that cannot be negative, fitted to relative error.
 
@@ -213,31 +161,17 @@ class PhysicalModel(RegressorMixin, BaseEstimator):
     solved as non-negative least squares with weights renewed from the residuals. As no cost is
     negative the model extrapolates sanely, to larger networks and to families it has not seen.
 
-    Parameters
-    ----------
-    terms
-        Columns x_j; a constant is always added.
-    by_dtype
-        Separate costs for float and for 8-bit rows.
-    relative
-        Minimise relative errors as above; False: the squared errors in the unit of the target.
-    group
-        Column whose groups are left out in turn to learn the width of the 90 % interval from the
-        errors on unseen groups; None: from the errors on the training rows themselves.
+    `terms` are the columns x_j (a constant is always added), with separate costs for float and
+    8-bit rows if `by_dtype`. `relative` False: least squared errors in the unit of the target.
+    The width of the 90 % interval is learned from the errors on the values of the column `group`,
+    left out in turn; None: from the errors on the training rows themselves.
     """
 
-    def __init__(
-        self,
-        terms: tuple[str, ...] = NETWORK_FEATURES,
-        *,
-        by_dtype: bool = True,
-        relative: bool = True,
-        group: str | None = None,
-    ):
-        self.terms = terms
-        self.by_dtype = by_dtype
-        self.relative = relative
-        self.group = group
+    terms: tuple[str, ...] = NETWORK_FEATURES
+    _: KW_ONLY
+    by_dtype: bool = True
+    relative: bool = True
+    group: str | None = None
 
     def _design(self, table: pd.DataFrame) -> np.ndarray:
         x = np.column_stack([np.ones(len(table)), design(table, self.terms)])
@@ -249,16 +183,15 @@ class PhysicalModel(RegressorMixin, BaseEstimator):
     def fit(self, table: pd.DataFrame, target: ArrayLike) -> Self:
         """Fit the costs, then the interval's width."""
         x, y = self._design(table), _target(target)
-        solve = _relative_nnls if self.relative else _absolute_nnls
-        self.costs_ = solve(x, y)
-        groups = None if self.group is None else table[self.group].to_numpy()
+        self.costs_ = _costs(x, y, relative=self.relative)
         left_out = x @ self.costs_
-        for name in [] if groups is None else pd.unique(groups):
-            out = groups == name
-            if not out.all():
-                left_out[out] = x[out] @ solve(x[~out], y[~out])
-        error = np.log(y) - np.log(np.maximum(left_out, y.min() * 1e-3))
-        self.log_error_ = float(_conformal_quantile(np.abs(error), 0.9))
+        if self.group is not None and table[self.group].nunique() > 1:
+            for train, out in LeaveOneGroupOut().split(x, groups=table[self.group]):
+                left_out[out] = x[out] @ _costs(x[train], y[train], relative=self.relative)
+        error = np.abs(np.log(y) - np.log(np.maximum(left_out, y.min() * 1e-3)))
+        # The order statistic that a new exchangeable error stays below in nine of ten cases.
+        rank = min(math.ceil(0.9 * (len(y) + 1)), len(y))
+        self.log_error_ = float(np.sort(error)[rank - 1])
         return self
 
     def predict(self, table: pd.DataFrame) -> np.ndarray:
@@ -271,30 +204,20 @@ class PhysicalModel(RegressorMixin, BaseEstimator):
         return value / factor, value * factor
 
 
-def _relative_nnls(x: np.ndarray, y: np.ndarray, rounds: int = 10) -> np.ndarray:
-    """Non-negative costs with the least sum of absolute relative errors (re-weighted squares)."""
+def _costs(x: np.ndarray, y: np.ndarray, *, relative: bool) -> np.ndarray:
+    """Non-negative costs: least absolute relative errors (re-weighted squares), or squares."""
     scale = np.where(x.max(axis=0) > 0, x.max(axis=0), 1.0)
-    relative = x / scale / y[:, None]
-    weights = np.ones(len(y))
-    for _ in range(rounds):
-        costs, _ = nnls(relative * weights[:, None], weights)
+    if not relative:
+        return nnls(x / scale, y)[0] / scale
+    shares, weights = x / scale / y[:, None], np.ones(len(y))
+    for _ in range(10):
+        costs, _ = nnls(shares * weights[:, None], weights)
         # 1 % is about the repeatability of a good meter: below it all residuals count alike.
-        weights = 1 / np.sqrt(np.maximum(np.abs(relative @ costs - 1), 0.01))
+        weights = 1 / np.sqrt(np.maximum(np.abs(shares @ costs - 1), 0.01))
     return costs / scale
 
 
-def _absolute_nnls(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Non-negative costs with the least sum of squared errors."""
-    scale = np.where(x.max(axis=0) > 0, x.max(axis=0), 1.0)
-    return nnls(x / scale, y)[0] / scale
-
-
-def _conformal_quantile(errors: np.ndarray, level: float) -> float:
-    """Order statistic that a new exchangeable error stays below with probability `level`."""
-    rank = int(np.ceil((len(errors) + 1) * level))
-    return np.sort(errors)[min(rank, len(errors)) - 1]
-
-
+@dataclass(eq=False)
 class GaussianProcess(RegressorMixin, BaseEstimator):
     r"""Gaussian process on logs that corrects the physical model where data are dense.
 
@@ -303,63 +226,44 @@ class GaussianProcess(RegressorMixin, BaseEstimator):
     with a Matern 3/2 covariance and one length scale per feature; far from all data f returns to
     zero and the physical model remains (Rasmussen and Williams 2006, sections 2.7 and 4.2).
 
-    Parameters
-    ----------
-    features
-        Columns of x; the logs are standardised, columns that are missing or constant left out.
-    terms
-        Terms of the physical model.
-    rounding_j
-        Step to which the targets were rounded, in their own unit: part of the noise, and the
-        greater part for the smallest targets.
+    `features` are the columns of x: their logs are standardised, and columns that are missing or
+    constant left out. `rounding_j` is the step to which the targets were rounded, in their own
+    unit: part of the noise, and the greater part for the smallest targets.
     """
 
-    def __init__(
-        self,
-        features: tuple[str, ...] = KERNEL_FEATURES,
-        *,
-        terms: tuple[str, ...] = KERNEL_TERMS,
-        rounding_j: float = 0.0,
-    ):
-        self.features = features
-        self.terms = terms
-        self.rounding_j = rounding_j
-
-    def _rounding(self, value: np.ndarray) -> np.ndarray:
-        """Variance of the log that rounding alone causes: step^2 / 12, relative to the value."""
-        return (self.rounding_j / value) ** 2 / 12
-
-    def _standardised(self, table: pd.DataFrame) -> np.ndarray:
-        return (np.log1p(design(table, self.columns_)) - self.centre_) / self.spread_
+    features: tuple[str, ...] = KERNEL_FEATURES
+    _: KW_ONLY
+    rounding_j: float = 0.0
 
     def fit(self, table: pd.DataFrame, target: ArrayLike) -> Self:
         """Fit the physical model, then length scales and noise by the marginal likelihood."""
         y = _target(target)
-        self.mean_ = PhysicalModel(self.terms, by_dtype=False).fit(table, y)
-        logs = np.log1p(design(table, self.features))
-        varies = np.isfinite(logs).all(axis=0) & (np.ptp(logs, axis=0) > 0)
+        self.mean_ = PhysicalModel(KERNEL_TERMS, by_dtype=False).fit(table, y)
+        x = design(table, self.features)
+        varies = np.isfinite(x).all(axis=0) & (np.ptp(x, axis=0) > 0)
         self.columns_ = tuple(np.array(self.features)[varies])
-        self.centre_, self.spread_ = logs[:, varies].mean(axis=0), logs[:, varies].std(axis=0)
+        # Rounding alone causes a variance of step^2 / 12, in the log relative to the value.
+        noise = 1e-8 + (self.rounding_j / y) ** 2 / 12
         # Bounds keep the search in a sensible room: 3 % to 70 % noise, scales that matter.
-        covariance = ConstantKernel(1.0, (1e-3, 1e3)) * Matern(
-            np.full(varies.sum(), 3.0), (0.2, 200), nu=1.5
-        ) + WhiteKernel(1e-2, (1e-5, 0.5))
-        self.process_ = GaussianProcessRegressor(covariance, alpha=1e-8 + self._rounding(y))
-        residual = np.log(y) - np.log(self.mean_.predict(table))
+        scales = kernels.Matern(np.full(varies.sum(), 3.0), (0.2, 200), nu=1.5)
+        spread = kernels.ConstantKernel(1.0, (1e-3, 1e3))
+        white = kernels.WhiteKernel(1e-2, (1e-5, 0.5))
+        process = GaussianProcessRegressor(spread * scales + white, alpha=noise)
+        self.process_ = make_pipeline(FunctionTransformer(np.log1p), StandardScaler(), process)
         with warnings.catch_warnings():
             # A length scale at its bound only says that the feature does not matter.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            self.process_.fit(self._standardised(table), residual)
+            self.process_.fit(x[:, varies], np.log(y) - np.log(self.mean_.predict(table)))
         return self
 
     def predict(self, table: pd.DataFrame) -> np.ndarray:
         """Median of the predictive distribution."""
-        correction = self.process_.predict(self._standardised(table))
+        correction = self.process_.predict(design(table, self.columns_))
         return self.mean_.predict(table) * np.exp(correction)
 
     def interval(self, table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """Return low and high end of the 90 % predictive interval, noise included."""
-        _, sd = self.process_.predict(self._standardised(table), return_std=True)
+        _, sd = self.process_.predict(design(table, self.columns_), return_std=True)
         value = self.predict(table)
-        factor = np.exp(_Z90 * np.sqrt(sd**2 + self._rounding(value)))
+        factor = np.exp(_Z90 * np.sqrt(sd**2 + (self.rounding_j / value) ** 2 / 12))
         return value / factor, value * factor
