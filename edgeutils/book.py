@@ -16,6 +16,8 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+from jinja2 import Template
+
 from edgeutils import datasets
 from edgeutils.progress import Progress
 from edgeutils.stages import Project, read_stages
@@ -92,99 +94,42 @@ def _stage(project: Project, source: Path) -> None:
 
 def write_status(project: Project) -> Path:
     """Write `book/status.md`: what this build ran, with which data, on which machine."""
-    data_rows, defects = _data_lines(project)
-    lines = [
-        "# Status of this build",
-        "",
-        f"Made by the pipeline on {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())} with the "
-        f"profile **{project.profile}**. Nothing on this page is written by hand.",
-        "",
-        "## Stages",
-        "",
-        "| stage | time, s | parameters of this profile | tables written |",
-        "|---|---:|---|---|",
-        *_stage_rows(project),
-        "",
-        "## Data sets",
-        "",
-        "Where: *embedded* in the repository, in a *mirror* folder, in the download *cache*, or "
-        "*missing*. Used: read by a stage of this profile. Rows are counted after known defects "
-        "were handled.",
-        "",
-        "| data set | rows | boundary | source | where | used |",
-        "|---|---:|---|---|---|---|",
-        *data_rows,
-        "",
-        *_missing(),
-        "### Defects handled",
-        "",
-        *defects,
-        "",
-        "## Machine and software",
-        "",
-        "| what | value |",
-        "|---|---|",
-        *_machine_rows(),
-        "",
-    ]
+    stages = read_stages(project)
+    template = Template(Path(__file__).with_name("status.md.j2").read_text(encoding="utf-8"))
+    text = template.render(
+        made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        profile=project.profile,
+        stages={
+            s.name: json.loads((project.executed / f"{s.name}.json").read_text()) for s in stages
+        },
+        sets=[(entry, *_size_and_defects(entry)) for entry in datasets.status()],
+        used={name for stage in stages for name in stage.data},
+        machine=_machine(),
+    )
     path = project.root / "book" / "status.md"
-    path.write_text("\n".join(lines))
+    path.write_text(text, encoding="utf-8")
     return path
 
 
-def _stage_rows(project: Project) -> list[str]:
-    rows = []
-    for stage in read_stages(project):
-        record = json.loads((project.executed / f"{stage.name}.json").read_text())
-        shown = {k: v for k, v in record["parameters"].items() if k != "profile"}
-        parameters = ", ".join(f"`{k} = {v!r}`" for k, v in shown.items()) or "defaults"
-        tables = ", ".join(f"`{name}`" for name in record["results"]) or "none"
-        rows.append(f"| {stage.name} | {record['seconds']:.0f} | {parameters} | {tables} |")
-    return rows
+def _record(project: Project, stage: str) -> dict:
+    return json.loads((project.executed / f"{stage}.json").read_text())
 
 
-def _data_lines(project: Project) -> tuple[list[str], list[str]]:
-    """Rows of the table of data sets, and a list of the defects that their loaders counted."""
-    used = {name for stage in read_stages(project) for name in stage.data}
-    rows, defects = [], []
-    for entry in datasets.status():
-        count, counted = "", entry.defects
-        if entry.kind == "models":
-            count = f"{len(datasets.files(entry.name))} files" if entry.where != "missing" else ""
-        elif entry.where != "missing":
-            table = datasets.load(entry.name)
-            count, counted = f"{len(table):,}", table.attrs["defects"]
-        rows.append(
-            f"| {entry.name} | {count} | {entry.boundary} | {entry.source} | {entry.where} "
-            f"| {'yes' if entry.name in used else 'no'} |"
-        )
-        found = [f"{what}: {n:,}" for what, n in counted.items() if n]
-        defects += [f"- **{entry.name}**: {'; '.join(found)}"] if found else []
-    return rows, defects
+def _size_and_defects(entry: datasets.DatasetStatus) -> tuple[str, dict[str, int]]:
+    if entry.where == "missing":
+        return "", entry.defects
+    if entry.kind == "models":
+        return f"files: {len(datasets.files(entry.name))}", entry.defects
+    table = datasets.load(entry.name)
+    return f"{len(table):,}", table.attrs["defects"]
 
 
-def _missing() -> list[str]:
-    missing = [entry for entry in datasets.status() if entry.where == "missing"]
-    if not missing:
-        return []
-    return [
-        "These are missing here; the full profile needs them:",
-        "",
-        *(f"- **{entry.name}**: {entry.how_to_get}" for entry in missing),
-        "",
-    ]
-
-
-def _machine_rows() -> list[str]:
-    rows = [
-        f"| Python | {platform.python_version()} |",
-        f"| system | {platform.system()} {platform.machine()} |",
-        f"| processor | {_processor()} |",
-    ]
-    return rows + [f"| {name} | {version(name)} |" for name in _SHOWN_VERSIONS]
-
-
-def _processor() -> str:
+def _machine() -> dict[str, str]:
     info = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.is_file() else []
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} logical cores"
+    return {
+        "processor": f"{(names or [platform.machine()])[0]}, {os.cpu_count()} logical cores",
+        "system": f"{platform.system()} {platform.machine()}",
+        "Python": platform.python_version(),
+        **{name: version(name) for name in _SHOWN_VERSIONS},
+    }

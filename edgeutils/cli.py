@@ -3,8 +3,6 @@
 Exit codes: 0 done, 1 something that was run failed, 2 the command was not understood.
 """
 
-import functools
-import http.server
 import os
 import subprocess
 import sys
@@ -118,10 +116,7 @@ def serve(port: Annotated[int, typer.Option(help="Port on this machine.")] = 800
     site = ROOT / "_build" / "html"
     if not site.is_dir():
         raise EdgeError("there is no book yet: run make book first")
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(site))
-    typer.echo(f"The book is at http://localhost:{port} (Ctrl-C ends)")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
-        server.serve_forever()
+    _tool("http.server", str(port), "--bind", "127.0.0.1", "--directory", str(site))
 
 
 def _call(module: str, *arguments: str) -> int:
