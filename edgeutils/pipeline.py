@@ -113,7 +113,7 @@ def _task(project: Project, stage: Stage, act) -> dict:
         "data": sorted(at_hand),
         "environment": (ROOT / "requirements.txt").read_text(),
     }
-    inputs = [stage.notebook, *imported_files(stage.notebook)]
+    inputs = [stage.notebook, *stage.files, *imported_files(stage.notebook)]
     inputs += [path for files in at_hand.values() for path in files.values()]
     inputs += [project.executed / f"{name}.ipynb" for name in stage.after]
     return {

@@ -49,6 +49,7 @@ class Stage:
     notebook: Path
     after: tuple[str, ...]
     data: tuple[str, ...]
+    files: tuple[Path, ...]
     parameters: Mapping[str, object]
 
 
@@ -77,7 +78,8 @@ def read_stages(project: Project, overrides: Iterable[str] = ()) -> list[Stage]:
         chosen[stage][name] = _parse(text, defaults[stage][name])
     stages = []
     for name, entry in declared.items():
-        _check_entry(name, entry, declared)
+        files = tuple(project.root / path for path in entry.get("files") or ())
+        _check_entry(name, entry, declared, files)
         _check_parameters(name, chosen[name], defaults[name], entry.get("choices") or {})
         results = os.path.relpath(project.results, project.notebooks)
         parameters = {**chosen[name], "profile": project.profile, "results_dir": results}
@@ -85,7 +87,7 @@ def read_stages(project: Project, overrides: Iterable[str] = ()) -> list[Stage]:
         profiles = PROFILES[: PROFILES.index(project.profile) + 1]
         needed = tuple(used for profile in profiles for used in data.get(profile) or ())
         notebook = project.notebooks / f"{name}.ipynb"
-        stages.append(Stage(name, notebook, after, needed, parameters))
+        stages.append(Stage(name, notebook, after, needed, files, parameters))
     return stages
 
 
@@ -123,10 +125,15 @@ def _parse(text: str, default: object) -> object:
         return text
 
 
-def _check_entry(stage: str, entry: Mapping, declared: Iterable[str]) -> None:
+def _check_entry(
+    stage: str, entry: Mapping, declared: Iterable[str], files: Iterable[Path]
+) -> None:
+    for path in files:
+        if not path.is_file():
+            raise EdgeError(f"params.yml, {stage}: the file {path} does not exist")
     used = [name for names in (entry.get("data") or {}).values() for name in names or ()]
     for what, given, valid in (
-        ("key", entry, ("after", "data", "choices", *PROFILES)),
+        ("key", entry, ("after", "data", "files", "choices", *PROFILES)),
         ("stage", entry.get("after") or (), declared),
         ("data set", used, [known.name for known in datasets.status()]),
     ):

@@ -30,6 +30,7 @@ one: {quick: {scale: 5}, choices: {phone: {dataset: paper-applications, column: 
 two: {after: [one], full: {count: 7}}
 other: {}
 """
+FILES = "other: {files: [speeds.json]}"
 
 
 def notebook(path: Path, body: str, *extra: nbformat.NotebookNode) -> None:
@@ -76,6 +77,12 @@ def test_run_again_only_what_changed(project):
 
     notebook(project.notebooks / "one.ipynb", FIRST + "\n# touched")
     assert run_stages(project) == ["one", "two"]
+
+    (project.root / "speeds.json").write_text("{}")
+    (project.root / "params.yml").write_text(PARAMS.replace("other: {}", FILES))
+    assert run_stages(project) == ["other"]
+    (project.root / "speeds.json").write_text("[]")
+    assert run_stages(project) == ["other"]
 
     (project.results / "one" / "value.txt").unlink()
     assert run_stages(project)[0] == "one"
@@ -135,8 +142,9 @@ def test_unknown_names_in_params_yml(project):
     with pytest.raises(EdgeError, match="one has no parameter 'speed'; it has scale, count"):
         read_stages(project)
     for entry, said in (
-        ("{quik: {}}", "no key 'quik'; use one of after, data, choices, quick, full"),
+        ("{quik: {}}", "no key 'quik'; use one of after, data, files, choices, quick, full"),
         ("{after: [zero]}", "no stage 'zero'; use one of one"),
+        ("{files: [notebooks/none.json]}", r"the file .*none\.json does not exist"),
         ("{data: {full: [deepen]}}", "no data set 'deepen'; use one of paper-applications"),
     ):
         (project.root / "params.yml").write_text(f"one: {entry}")
