@@ -1,103 +1,83 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from edgeutils import EdgeError
-from edgeutils.hardware.trace import Marks, PowerTrace, read_marks, read_monsoon
+from edgeutils.hardware.trace import Marks, MeterSpec, PowerTrace
 
-HEADER = "Time(ms),Main(mA),Main Voltage(V),\n"
-GOOD = HEADER + "1756255148138148,100.0,4.0,\n1756255148138149,200.0,4.1,\n"
-
-
-def write(folder, text, name="x.csv"):
-    path = folder / name
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return path
-
-
-def test_monsoon_is_in_si_units_and_keeps_each_microsecond(tmp_path):
-    trace = read_monsoon(write(tmp_path, GOOD))
-    assert trace.epoch_us == 1756255148138148
-    assert trace.time_s.tolist() == [0.0, 1e-6]
-    np.testing.assert_allclose(trace.power_w, [0.4, 0.82])
-    np.testing.assert_allclose(trace.current_a, [0.1, 0.2])
-    assert trace.voltage_v.tolist() == [4.0, 4.1]
-    assert "Monsoon" in trace.meter
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "missing: Time"),
-        ("a,b\n1,2\n", r"missing: Time\(ms\), Main\(mA\), Main Voltage\(V\); found: a, b"),
-        (HEADER, "ends after its header"),
-        (GOOD + "1756255148138150,20", "line 4 is cut off"),
-        (GOOD + "1756255148138150,nan,4.1,\n", "line 4 is cut off or no number"),
-        (GOOD + "rubbish,1,2,\n", "line 4 is cut off or no number"),
-        (GOOD + "1,2,3,4,5,6\n", "not a Monsoon CSV"),
-        (b"\x89PNG\x00\xff\xfe\n\x00\x00", "missing: Time"),
-        (GOOD.encode() + b"\xff\xfe\xfa,1,2,\n", "not a Monsoon CSV|no number"),
-        (HEADER + "0,100.0,4.0,\n200,100.0,4.0,\n", "microseconds since 1970"),
-        (GOOD + "1756255148138000,100.0,4.0,\n", "backwards at line 4"),
-        (HEADER + "1756255148138148,100.0,4.0,\n", "two samples"),
-    ],
-)
-def test_broken_monsoon_files_are_named(tmp_path, text, message):
-    with pytest.raises(EdgeError, match=message):
-        read_monsoon(write(tmp_path, text))
-
-
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(EdgeError, match="does not exist"):
-        read_marks(tmp_path / "none.csv")
-
-
-@pytest.mark.parametrize(
-    ("unit", "start", "end"),
-    [
-        ("us", "1756255148955224", "1756255148958654"),
-        ("ns", "1756255148955224000", "1756255148958654000"),
-        ("ms", "1756255148955.224", "1756255148958.654"),
-        ("s", "1756255148.955224", "1756255148.958654"),
-    ],
-)
-def test_marks_in_every_unit(tmp_path, unit, start, end):
-    path = write(tmp_path, f"name,start_{unit},end_{unit},count\nx,{start},{end},7\n")
-    marks = read_marks(path)
-    first_us = marks.epoch_us - 1756255148955224 + marks.start_s[0] * 1e6
-    assert first_us == pytest.approx(0, abs=0.5)
-    assert marks.end_s[0] - marks.start_s[0] == pytest.approx(3430e-6, abs=5e-7)
-    assert marks.inferences == 7
-
-
-def test_trace_and_marks_are_related_to_the_microsecond(tmp_path):
-    trace = read_monsoon(write(tmp_path, GOOD))
-    path = write(tmp_path, "start_ns,end_us\n1756255148138151500,1756255148138161\n", "marks.csv")
-    local = read_marks(path).on(trace, offset_s=0.5)
-    assert local.start_s[0] == pytest.approx(0.5 + 3.5e-6, abs=1e-12)
-    assert local.end_s[0] == pytest.approx(0.5 + 13e-6, abs=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("start_us\n1\n", "end_s, end_ms, end_us or end_ns, found none among: start_us"),
-        ("start_us,start_s,end_s\n1,1,2\n", "found start_us and start_s"),
-        ("start_s,end_s\n2,1\n", "do not end after their start"),
-        ("start_s,end_s,count\n1,2,0\n", "count must be 1 or more"),
-        ("start_s,end_s\n1,\n", "line 2 is cut off"),
-        ("start_s,end_s\n", "ends after its header"),
-    ],
-)
-def test_broken_marks_are_named(tmp_path, text, message):
-    with pytest.raises(EdgeError, match=message):
-        read_marks(write(tmp_path, text))
+TIME_S = np.arange(5) / 1000
+GOOD = PowerTrace(TIME_S, np.full(5, 2.0), MeterSpec("m"))
 
 
 def test_arrays_that_are_no_trace_are_refused():
     time_s = np.arange(3.0)
     with pytest.raises(EdgeError, match=r"power_w has shape \(2,\), time_s \(3,\)"):
-        PowerTrace(time_s, np.ones(2), "m")
+        PowerTrace(time_s, np.ones(2), MeterSpec("m"))
     with pytest.raises(EdgeError, match="power_w holds NaN"):
-        PowerTrace(time_s, np.array([1, np.nan, 1]), "m")
-    with pytest.raises(EdgeError, match="no window"):
-        Marks(np.array([]), np.array([]), np.array([], dtype=int))
+        PowerTrace(time_s, np.array([1, np.nan, 1]), MeterSpec("m"))
+    with pytest.raises(EdgeError, match="two samples"):
+        PowerTrace(time_s[:1], np.ones(1), MeterSpec("m"))
+
+
+def test_a_trace_cannot_be_written_to_and_leaves_the_caller_s_array_alone():
+    power_w = np.ones(5)
+    trace = PowerTrace(TIME_S, power_w, MeterSpec("m"))
+    with pytest.raises(ValueError, match="read-only"):
+        trace.power_w[0] = 3
+    power_w[0] = 2
+
+
+@pytest.mark.parametrize(
+    ("start_s", "end_s", "count", "message"),
+    [
+        ([], [], [], "no window"),
+        ([1.0], [1.0], [1], "do not end after their start"),
+        ([1.0], [np.nan], [1], "do not end after their start"),
+        ([1.0], [2.0], [0], "count must be 1 or more"),
+        ([1.0, 2.0], [2.0], [1, 1], "differ in length"),
+    ],
+)
+def test_windows_that_are_none_are_refused(start_s, end_s, count, message):
+    with pytest.raises(EdgeError, match=message):
+        Marks(np.array(start_s), np.array(end_s), np.array(count, dtype=int))
+
+
+def test_gaps_and_period_are_found():
+    time_s = np.delete(np.arange(100) / 1000, slice(40, 60))
+    trace = PowerTrace(time_s, np.ones(80), MeterSpec("m"))
+    assert trace.period_s == pytest.approx(1e-3)
+    np.testing.assert_allclose(trace.gaps_s, [[0.039, 0.060]])
+
+
+def test_marks_move_to_the_monitor_s_clock_with_offset_and_drift():
+    trace = replace(GOOD, epoch_us=1_000_000)
+    pulse = np.array([[0.0, 0.05]])
+    marks = Marks(np.array([0.5, 10.5]), np.array([1.0, 11.0]), np.array([1, 2]), 3_000_000)
+    local = replace(marks, sync_s=pulse).on(trace, offset_s=0.25, drift=1e-3)
+    np.testing.assert_allclose(local.start_s, [2.75, 12.76])
+    np.testing.assert_allclose(local.end_s, [3.2505, 13.2605])
+    np.testing.assert_allclose(local.sync_s, [[2.2495, 2.29955]])
+    assert (local.epoch_us, local.inferences) == (1_000_000, 3)
+
+
+@pytest.mark.parametrize(
+    ("changed", "flag"),
+    [
+        ({}, None),
+        ({"time_s": TIME_S[[0, 2, 1, 3, 4]]}, "backward_stamps"),
+        ({"power_w": np.array([2, 2, -0.1, 2, 2])}, "negative_power"),
+        ({"power_w": np.full(5, 2000.0)}, "implausible_power"),
+        ({"power_w": np.full(5, 2e-7)}, "implausible_power"),
+        ({"meter": MeterSpec("m", range_w=1.0)}, "implausible_power"),
+        ({"voltage_v": np.full(5, 4200.0)}, "implausible_power"),
+        ({"voltage_v": np.full(5, 0.0042)}, "implausible_power"),
+        ({"voltage_v": np.full(5, 4.0), "current_a": np.full(5, 0.5)}, None),
+        ({"voltage_v": np.full(5, 4.0), "current_a": np.full(5, 500.0)}, "implausible_power"),
+        ({"time_s": TIME_S * 1e-6}, "implausible_time"),
+        ({"time_s": TIME_S * 1e8}, "implausible_time"),
+        ({"epoch_us": 1756255148138148000}, "implausible_time"),
+    ],
+)
+def test_what_is_odd_is_flagged(changed, flag):
+    assert replace(GOOD, **changed).oddities() == ((flag,) if flag else ())

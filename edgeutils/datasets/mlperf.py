@@ -4,17 +4,16 @@ MLPerf Inference logs the wall power once a second (`spl.txt`); MLPerf Tiny inte
 of the board to one value of energy per millisecond.
 """
 
-import json
 import re
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from edgeutils import EdgeError
 from edgeutils.datasets.published import PUBLISHED, mlperf_rows
+from edgeutils.hardware.energy import window_energy
+from edgeutils.hardware.readers import read_trace
 
-_STAMP = "%m-%d-%Y %H:%M:%S.%f"
 _KEY = ["round", "division", "submitter", "system", "model"]
 _NUMBER = r"([0-9.eE+-]+)"
 _RUN = re.compile(
@@ -77,18 +76,17 @@ def _inference_run(run: Path) -> dict[str, object]:
     """Figures of one run folder."""
     detail, summary = run / "mlperf_log_detail.txt", run / "mlperf_log_summary.txt"
     accuracy = run.parents[1] / "accuracy" / "accuracy.txt"
-    edges = [_found(f'"power_{e}", "value": ', '"([^"]+)"', detail) for e in ("begin", "end")]
-    samples = re.findall(rf"^Time,([^,]+),Watts,{_NUMBER},", _text(run / "spl.txt"), re.M)
-    spl = pd.DataFrame(samples, columns=["stamp", "watts"])
-    stamps = pd.to_datetime(spl["stamp"], format=_STAMP)
-    watts = spl["watts"][stamps.between(*pd.to_datetime(edges, format=_STAMP))].astype(float)
-    if watts.empty:
-        raise EdgeError(f"{run / 'spl.txt'}: no sample lies between power_begin and power_end")
+    latency_ms = float(_found("Mean latency (ns)", rf"\s*: {_NUMBER}", summary)) / 1e6
+    trace = read_trace(run)
+    window = trace.marks
+    if window is None or window.official_j is None:
+        raise EdgeError(f"{detail}: expected power_begin and power_end; the run is incomplete")
+    begin_s, end_s = window.start_s[0], window.end_s[0]
     percent = _found("accuracy=", rf"{_NUMBER}%", accuracy) if accuracy.is_file() else "nan"
     return {
-        "power_samples": len(watts),
-        "mean_power_w": watts.mean(),
-        "mean_latency_ms": float(_found("Mean latency (ns)", rf"\s*: {_NUMBER}", summary)) / 1e6,
+        "power_samples": int(((trace.time_s >= begin_s) & (trace.time_s <= end_s)).sum()),
+        "mean_power_w": window.official_j[0] / (end_s - begin_s),
+        "mean_latency_ms": latency_ms,
         "result_valid": _found("Result is : ", r"(\w+)", summary),
         "top1_accuracy_pct": float(percent),
     }
@@ -107,44 +105,17 @@ def tiny_windows(folder: Path) -> pd.DataFrame:
     `energy_j` is the sum of the samples, `official_j` as printed, `latency_s` that of one of the
     `inferences`. EdgeError: no trace, a wrong format, or a report that does not match the trace.
     """
-    text = _text(folder / "results.txt")
-    official = [float(x) * 1e-6 for x in re.findall(rf"\bEnergy\s*: +{_NUMBER} uJ", text)]
-    count = [int(x) for x in re.findall(r"Inferences\s*: +(\d+)", text)]
-    seconds = [float(x) for x in re.findall(rf"(?:Runtime|Elapsed time)\s*: +{_NUMBER}", text)]
-    trials = folder / "results.json"
-    energy_j = _json_windows(trials) if trials.is_file() else _binary_windows(folder)
-    if len({len(energy_j), len(official), len(count), len(seconds)}) != 1:
-        raise EdgeError(f"{folder}: the report and the trace name different numbers of windows")
-    windows = {"energy_j": energy_j, "official_j": official, "inferences": count}
-    return pd.DataFrame(windows).assign(latency_s=np.divide(seconds, count))
-
-
-def _binary_windows(folder: Path) -> list[float]:
-    """Energy of each window, J, from the samples (uJ) and stamps (s) of `trace1-*`."""
-    binary, stamps = folder / "trace1-energy.bin", folder / "trace1-timestamps.json"
-    if not (binary.is_file() and stamps.is_file()):
-        raise EdgeError(f"{folder} has no trace: expected trace1-energy.bin and its timestamps")
-    raw = binary.read_bytes()
-    if raw[:1] != b"\xf1" or len(raw) < 5 or (len(raw) - 5) % 4:
-        raise EdgeError(f"{binary}: expected the byte F1, a float32 rate and float32 samples")
-    values = np.frombuffer(raw, "<f4", offset=1).astype(float)
-    rate_hz, samples_j = values[0], values[1:] * 1e-6
-    # The first stamp is the start of the trace, then start and end of each window follow.
-    stamps_s = np.array(json.loads(stamps.read_text(encoding="utf-8"))[1:])
-    edges = np.rint(stamps_s * rate_hz).astype(int).reshape(-1, 2)
-    return [float(samples_j[start:end].sum()) for start, end in edges]
-
-
-def _json_windows(path: Path) -> list[float]:
-    """Energy of each trial of a v1.3 `results.json`, J: the samples between its last two stamps."""
-    energies = []
-    try:
-        for power in (trial["power"] for trial in json.loads(path.read_text(encoding="utf-8"))):
-            start, end = (int(stamp[1]) for stamp in power["timestamps"][-2:])
-            energies.append(float(np.sum(power["samples"][start:end])))
-    except (KeyError, TypeError, ValueError, IndexError):
-        raise EdgeError(f"{path}: expected power.samples and two power.timestamps") from None
-    return energies
+    trace = read_trace(folder)
+    marks = trace.marks
+    if marks is None or marks.official_j is None:
+        raise EdgeError(f"{folder}: expected the stamps and the report of the windows in it")
+    windows = {
+        "energy_j": window_energy(trace, marks)["energy_j"],
+        "official_j": marks.official_j,
+        "inferences": marks.count,
+        "latency_s": (marks.end_s - marks.start_s) / marks.count,
+    }
+    return pd.DataFrame(windows)
 
 
 def load_tiny(files: dict[str, Path]) -> tuple[pd.DataFrame, dict[str, int]]:
