@@ -13,6 +13,7 @@ import typer
 
 from edgeutils import ROOT, EdgeError
 from edgeutils.datasets.commands import app as data_app
+from edgeutils.hardware import commands as hardware
 
 app = typer.Typer(
     help="Measure, predict and score the energy of deep learning on edge devices.",
@@ -21,6 +22,8 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(data_app, name="data")
+app.command()(hardware.energy)
+app.command()(hardware.doctor)
 
 Profile = Annotated[str, typer.Option(help="quick (embedded data) or full (every public set).")]
 Parameter = Annotated[

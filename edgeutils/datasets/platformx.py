@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from edgeutils.datasets.deepen import same_configuration
-from edgeutils.hardware import clock, energy, trace
+from edgeutils.hardware import report
 
 #: The benchmark summed the energy of this many runs (upstream measurement script).
 _RUNS = 10
@@ -41,12 +41,10 @@ def load_traces(files: dict[str, Path]) -> tuple[pd.DataFrame, dict[str, int]]:
     """
     rows, lost, missing = [], 0, 0
     for path in (path for path in files if path.endswith("_power.csv")):
-        marks = trace.read_marks(files[path.replace("_power.csv", "_inference_time.csv")])
-        rebuilt, report = clock.rebuild_clock(trace.read_monsoon(files[path]))
-        offset = clock.estimate_offset(rebuilt, marks)
-        windows = energy.window_energy(rebuilt, marks, offset_s=offset.offset_s)
-        summary = energy.summarise(rebuilt, marks, offset_s=offset.offset_s)
-        lost += report.lost_samples
+        marks = files[path.replace("_power.csv", "_inference_time.csv")]
+        found = report.analyse(*report.load(files[path], marks=marks))
+        summary, windows = found.summary, found.summary.windows
+        lost += found.clock.lost_samples
         missing += int(windows["energy_j"].isna().sum())
         name = path.rsplit("/", 1)[1].removesuffix("_power.csv")
         row = {
@@ -59,7 +57,7 @@ def load_traces(files: dict[str, Path]) -> tuple[pd.DataFrame, dict[str, int]]:
             "energy_std": windows["energy_per_inference_j"].std(),
             "energy_u": summary.u_j,
             "repeats": summary.inferences,
-            "flags": " ".join((*summary.flags, *offset.flags)),
+            "flags": " ".join(found.flags),
         }
         rows.append(row)
     return pd.DataFrame(rows), {
