@@ -1,0 +1,140 @@
+"""One run of a model in this process, stamped: what `runtimes.run` starts as a child process.
+
+`python -m edgeutils.hardware.child` reads a request (JSON) from its standard input and writes the
+answer (JSON) to its standard output; what the runtime prints goes to standard error. Nothing is
+imported that the runtime does not need, and nothing happens between the end of the work and its
+stamp.
+"""
+
+import gc
+import importlib
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby, repeat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeutils import EdgeError
+
+#: Idle time on either side of a sync pulse, so that it stands apart from the work, s.
+_REST_S = 0.2
+#: Wider integers are often indices: 0 and 1 exist in every table that one looks them up in.
+_INDICES = 2
+
+
+def execute(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Load a model, pulse, warm up, run and stamp it; the request is made in `runtimes.run`.
+
+    Returns `windows` (start ns, end ns, inferences), `sync` (start ns, end ns of each busy spell),
+    both by `time.monotonic_ns`, `delegated` (nodes that stand for a delegate) and `flags`.
+    EdgeError: the runtime cannot be imported, or cannot load or run the model.
+    """
+    name = f"{Path(request['model']).name}: {request['runtime']}"
+    try:
+        package = importlib.import_module(request["package"])
+        ops = package.OpResolverType
+        resolver = ops.AUTO if request["xnnpack"] else ops.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        options = {"num_threads": request["threads"], "experimental_op_resolver_type": resolver}
+        interpreter = package.Interpreter(request["model"], **options)
+        interpreter.allocate_tensors()
+        flags = _fill(interpreter, np.random.default_rng(request["seed"]))
+        gc.disable()
+        sync = _pulse(request["chips"], request["chip_s"])
+        for _ in range(request["warmup"]):
+            interpreter.invoke()
+        amount = request["inferences"], request["seconds"], request["block"]
+        windows = _windows(interpreter.invoke, *amount)
+        sync += _pulse(request["chips"], request["chip_s"])
+    except (ImportError, AttributeError) as error:
+        raise EdgeError(f"{name} does not import ({_line(error)}); see edgeutils doctor") from None
+    except (RuntimeError, ValueError) as error:
+        raise EdgeError(f"{name} cannot run it: {_line(error)}") from None
+    finally:
+        gc.enable()
+    # No public call says whether a delegate took nodes; both packages have this one.
+    delegated = sum(node["op_name"] == "DELEGATE" for node in interpreter._get_ops_details())
+    return {"windows": windows, "sync": sync, "delegated": delegated, "flags": flags}
+
+
+def _fill(interpreter: Any, rng: np.random.Generator) -> list[str]:
+    """Fill the inputs with valid random data: the whole range of 8 bits, [0, 1) for floats."""
+    flags: list[str] = []
+    for detail in interpreter.get_input_details():
+        dtype, shape = np.dtype(detail["dtype"]), detail["shape"]
+        what, signature = f"input {detail['name']}", detail["shape_signature"].tolist()
+        if -1 in signature[1:]:
+            raise EdgeError(f"{what} has the open shape {signature}; fix it and convert again")
+        if dtype.kind == "f":
+            values = rng.random(shape)
+        elif dtype.kind in "iu" and dtype.itemsize == 1:
+            values = rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max + 1, shape)
+        elif dtype.kind in "iub":
+            values = rng.integers(0, _INDICES, shape)
+        else:
+            raise EdgeError(f"{what} is of type {dtype}; only numbers can be filled in")
+        interpreter.set_tensor(detail["index"], values.astype(dtype))
+        flags = ["open_batch_as_1"] if -1 in signature else flags
+    return flags
+
+
+def _windows(
+    invoke: Callable[[], None], inferences: int | None, seconds: float | None, block: int
+) -> list[tuple[int, int, int]]:
+    """Start ns, end ns and inferences of each block, until one of the bounds is reached."""
+    clock, windows, end = time.monotonic_ns, [], 0
+    left = math.inf if inferences is None else inferences
+    until = math.inf if seconds is None else clock() + seconds * 1e9
+    while left > 0 and end < until:
+        count = int(min(block, left))
+        turns = repeat(None, count)
+        start = clock()
+        for _ in turns:
+            invoke()
+        end = clock()
+        windows.append((start, end, count))
+        left -= count
+    return windows
+
+
+def _pulse(chips: Sequence[int], chip_s: float) -> list[tuple[int, int]]:
+    """Keep one core busy for each 1 and idle for each 0; returns when it was busy, ns."""
+    spells: list[tuple[int, int]] = []
+    time.sleep(_REST_S if chips else 0)
+    edge = time.monotonic_ns()
+    for busy, alike in groupby(chips):
+        start = time.monotonic_ns()
+        edge += round(len(list(alike)) * chip_s * 1e9)
+        if busy:
+            while time.monotonic_ns() < edge:
+                pass
+            spells.append((start, time.monotonic_ns()))
+        else:
+            time.sleep(max(0, edge - start) / 1e9)
+    time.sleep(_REST_S if chips else 0)
+    return spells
+
+
+def _line(error: Exception) -> str:
+    """First line of what a runtime says: the rest repeats it."""
+    return (str(error).strip().splitlines() or [repr(error)])[0][:200]
+
+
+def main() -> None:
+    """Answer one request; a mistake of the user is an answer too."""
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
+        os.dup2(2, 1)
+        try:
+            answer = execute(json.load(sys.stdin))
+        except EdgeError as error:
+            answer = {"error": str(error)}
+        json.dump(answer, answers)
+
+
+if __name__ == "__main__":
+    main()

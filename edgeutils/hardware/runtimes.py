@@ -1,0 +1,269 @@
+"""Runtimes: run a model many times and stamp it, so that a power trace can be cut into inferences.
+
+LiteRT and tflite-runtime run on this machine, by default in a child process: a model that crashes
+or hangs ends in one sentence. Phones are in `android`. What comes back is a `Run`; `write_marks`
+writes its marks for another machine, where the meter is.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from edgeutils import ROOT, EdgeError
+from edgeutils.hardware import child as worker
+from edgeutils.hardware.clock import SYNC_CHIP_S, SYNC_CHIPS
+from edgeutils.hardware.stamps import EPOCH_VARIABLE, monotonic_epoch_us
+from edgeutils.hardware.trace import Floats, Marks
+
+#: Name of a runtime: (module, distribution).
+RUNTIMES = {
+    "litert": ("ai_edge_litert.interpreter", "ai-edge-litert"),
+    "tflite-runtime": ("tflite_runtime.interpreter", "tflite-runtime"),
+}
+Stamps = Sequence[Sequence[int]] | NDArray[np.int64]
+#: Name of the rows of a marks file that are busy spells of a sync pulse, not work.
+SYNC_NAME = "sync"
+_IDENTIFIER = b"TFL3"  # bytes 4 to 7 of every .tflite
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is run, on this machine or on a phone; EdgeError for an amount that cannot be."""
+
+    inferences: int | None = None  # None: 100, or as many as `seconds` allows
+    seconds: float | None = None  # time to run for, s; None: `inferences` rules
+    threads: int = 1
+    warmup: int = 10  # inferences before the first mark
+    sync: bool = False  # emit a sync pulse (`clock.SYNC_CHIPS`) before and after
+
+    def __post_init__(self) -> None:
+        if self.seconds is None:
+            inferences = 100 if self.inferences is None else self.inferences
+            object.__setattr__(self, "inferences", inferences)
+        elif self.inferences is not None:
+            raise EdgeError("both inferences and seconds are given; give one of the two")
+        elif not 0 < self.seconds < np.inf:
+            raise EdgeError(f"seconds is {self.seconds}, expected a time above 0")
+        for name, least in {"inferences": 1, "threads": 1, "warmup": 0}.items():
+            at_least(name, getattr(self, name), least)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Inferences that ran, when, and how."""
+
+    marks: Marks  # windows of inferences, by the clock of the device
+    runtime: str  # litert, tflite-runtime or benchmark_model
+    version: str | None  # of the runtime; None: it does not say
+    model: str  # name of the model's file
+    model_sha256: str
+    plan: Plan  # what was asked for
+    delegate: str  # what took nodes of the model, as the runtime reported: xnnpack, gpu, none ...
+    device: Mapping[str, Any]  # what is known of the machine and its state; None: not readable
+    flags: tuple[str, ...] = ()  # what was not as asked
+    #: Latencies that the runtime itself reported, s; empty: none.
+    reported_s: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def latency_s(self) -> Floats:
+        """Mean latency of an inference in each window, s, shape (m,)."""
+        return (self.marks.end_s - self.marks.start_s) / self.marks.count
+
+
+def run(  # noqa: PLR0913 - keyword-only options
+    model: str | Path,
+    *,
+    runtime: str = "litert",
+    xnnpack: bool = True,
+    block: int = 1,
+    seed: int = 0,
+    child: bool = True,
+    timeout_s: float = 600.0,
+    **plan: Any,
+) -> Run:
+    """Run a `.tflite` model on this machine and mark its inferences.
+
+    `plan` are the fields of `Plan`: inferences or seconds, threads, warmup, sync. A window holds
+    `block` inferences (the last one what is left): choose it so that a window is longer than
+    the meter's period. Inputs are random, from `seed`. The marks are on the clock of meters
+    that record on this machine (`same_clock`).
+
+    With `child` the model runs in a process of its own, stopped `timeout_s` after the time that
+    was asked for (`seconds`); without, a model that crashes takes this process with it and nothing
+    stops one that hangs.
+
+    Flags: `xnnpack_not_applied` (asked for, but the runtime left every operator where it was:
+    tflite-runtime 2.14 does so with quantised models), `open_batch_as_1` (the model leaves the
+    number of its inputs open; one was given).
+    EdgeError: an option out of range, no model, a file that is no model, an operator that the
+    runtime does not have, an input of open shape, a crash (the signal is named), the timeout.
+    """
+    path, digest = check_model(model)
+    one_of("runtime", runtime, RUNTIMES)
+    chosen, (package, distribution) = Plan(**plan), RUNTIMES[runtime]
+    at_least("block", block, 1)
+    request = {**asdict(chosen), "model": str(path.resolve()), "runtime": runtime}
+    request |= {"package": package, "xnnpack": xnnpack, "block": block, "seed": seed}
+    request |= {"chips": SYNC_CHIPS if chosen.sync else (), "chip_s": SYNC_CHIP_S}
+    patience_s = timeout_s + (chosen.seconds or 0)
+    answer = _in_child(request, patience_s) if child else worker.execute(request)
+    marks = marks_of(answer["windows"], answer["sync"], path.stem, here=True)
+    taken, version = "xnnpack" if answer["delegated"] else "none", _version(distribution)
+    flags = (*answer["flags"], *["xnnpack_not_applied"] * (xnnpack and taken == "none"))
+    return Run(marks, runtime, version, path.name, digest, chosen, taken, _machine(), flags)
+
+
+def check_model(model: str | Path) -> tuple[Path, str]:
+    """Return path and SHA-256 of a `.tflite`; EdgeError if it is missing or something else."""
+    path = Path(model)
+    if not path.is_file():
+        raise EdgeError(f"{path} does not exist or is no file; give the path of a .tflite model")
+    with path.open("rb") as file:
+        found = file.read(8)[4:]
+        if found != _IDENTIFIER:
+            raise EdgeError(
+                f"{path.name} is no .tflite model: bytes 4 to 7 should be {_IDENTIFIER!r}, "
+                f"but are {found!r}; convert the model to LiteRT first"
+            )
+        file.seek(0)
+        return path, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def one_of(name: str, value: str, valid: Iterable[str]) -> None:
+    """Refuse an option that is not among the valid ones."""
+    if value not in valid:
+        raise EdgeError(f"{name} is {value!r}, expected one of {', '.join(valid)}")
+
+
+def at_least(name: str, value: int | None, least: int) -> None:
+    """Refuse an option that is given and too small."""
+    if value is not None and value < least:
+        raise EdgeError(f"{name} is {value}, expected {least} or more")
+
+
+def signal_name(number: int) -> str:
+    """Name a signal, and what usually sends it."""
+    if number not in set(signal.Signals):
+        return f"signal {number}"
+    hint = " (often: out of memory)" if number == signal.SIGKILL else ""
+    return signal.Signals(number).name + hint
+
+
+def _version(distribution: str) -> str | None:
+    return next((found.version for found in metadata.distributions(name=distribution)), None)
+
+
+def marks_of(windows: Stamps, spells: Stamps, name: str, *, here: bool) -> Marks:
+    """Make marks of stamps in ns, counted from the microsecond of the first: no digit is lost.
+
+    `here`: by the monotonic clock of this machine; else since 1970 by the clock of a device.
+    """
+    start, end, count = np.array(windows, dtype=np.int64).T
+    sync = np.array(spells, dtype=np.int64).reshape(-1, 2)
+    first_us = int(start[0]) // 1000
+    start_s, end_s, sync_s = ((ns - first_us * 1000) / 1e9 for ns in (start, end, sync))
+    epoch_us, names = first_us + (monotonic_epoch_us() if here else 0), (name,) * count.size
+    return Marks(start_s, end_s, count, epoch_us, names, sync_s=sync_s, same_clock=here)
+
+
+def _in_child(request: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+    name = f"{Path(request['model']).name}: {request['runtime']}"
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    env = {**os.environ, "PYTHONPATH": path, EPOCH_VARIABLE: str(monotonic_epoch_us())}
+    # -P: a file numpy.py in the user's folder is none of ours.
+    command = [sys.executable, "-P", "-m", worker.__name__]
+    # A runtime may print without end: to a file, of which the end is read.
+    with tempfile.TemporaryFile() as said:
+        out: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": said, "env": env}
+        out |= {"input": json.dumps(request).encode(), "timeout": timeout_s}
+        try:
+            done = subprocess.run(command, check=False, **out)
+        except subprocess.TimeoutExpired:
+            raise EdgeError(
+                f"{name} was stopped after {timeout_s:g} s; ask for fewer inferences or a "
+                "longer timeout_s, or take the model for one that hangs"
+            ) from None
+        said.seek(max(0, said.seek(0, os.SEEK_END) - 2000))
+        last = ["nothing", *said.read().decode(errors="replace").split("\n")]
+    if done.returncode == 0:
+        answer = json.loads(done.stdout)
+        if "error" in answer:
+            raise EdgeError(answer["error"])
+        return answer
+    how = signal_name(-done.returncode) if done.returncode < 0 else f"exit {done.returncode}"
+    words = [line for line in last if line.strip()][-1][:200]
+    raise EdgeError(
+        f"{name} crashed ({how}) and said last: {words}; try xnnpack=False or the other runtime"
+    )
+
+
+def _machine(root: Path = Path("/sys/devices/system/cpu")) -> dict[str, Any]:
+    files = root.glob("cpu*/cpufreq/scaling_governor")
+    return {
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "governor": " ".join(sorted({file.read_text().strip() for file in files})) or None,
+    }
+
+
+def write_marks(path: str | Path, marks: Marks) -> Path:
+    """Write marks as a CSV that `read_marks` reads back, whole or not at all.
+
+    Columns `start_us,end_us,count,name`, whole microseconds since 1970 by the device's clock;
+    a row named `sync` is a busy spell of a sync pulse. Neither `same_clock` nor `official_j`
+    is written. EdgeError: a window shorter than a microsecond, a window named `sync`, or a
+    folder that cannot be written to.
+    """
+    path = Path(path)
+    if SYNC_NAME in marks.name:
+        raise EdgeError(f"a window is named {SYNC_NAME!r}, which marks a sync pulse; rename it")
+    spans = np.concatenate([np.column_stack([marks.start_s, marks.end_s]), marks.sync_s])
+    start_us, end_us = marks.epoch_us + np.round(spans * 1e6).astype(np.int64).T
+    short = int((end_us <= start_us).sum())
+    if short:
+        raise EdgeError(f"{short} window(s) are shorter than 1 us; mark blocks of inferences")
+    pulses = len(marks.sync_s)
+    count = [*marks.count, *[1] * pulses]
+    name = [*(marks.name or [""] * marks.count.size), *[SYNC_NAME] * pulses]
+    frame = pd.DataFrame({"start_us": start_us, "end_us": end_us, "count": count, "name": name})
+    partial = path.with_name(f"{path.name}.part")
+    try:
+        frame.to_csv(partial, index=False, lineterminator="\n")
+        return partial.replace(path)
+    except OSError as error:
+        raise EdgeError(f"{path} cannot be written: {error}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def available(adb: str = "adb") -> list[dict[str, Any]]:
+    """Name, available, reason and cure of each runtime, for `doctor`; each import is tried."""
+    from edgeutils.hardware import android  # noqa: PLC0415 - it needs Run from here
+
+    found = []
+    for name, (package, distribution) in RUNTIMES.items():
+        command = [sys.executable, "-P", "-c", f"import {package}"]
+        tried = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        works, said = tried.returncode == 0, (tried.stderr.strip().splitlines() or ["no word"])[-1]
+        reason = f"version {_version(distribution)}"
+        if not works:
+            reason = f"its package cannot be imported ({said[:200]})"
+        # tflite-runtime was built for numpy 1 and says so only by failing to import.
+        old = "numpy" in tried.stderr and "No module" not in said
+        cure = None if works else f"pip install {'numpy<2' if old else distribution}"
+        found.append({"name": name, "available": works, "reason": reason, "cure": cure})
+    return [*found, android.availability(adb)]
