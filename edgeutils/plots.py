@@ -261,3 +261,60 @@ def error_curves(frame: pd.DataFrame, x: str, y: str, hue: str, ax: Axes | None 
         ax.xaxis.set_major_formatter("{x:g}")
         percent_ticks(ax.yaxis)
     return ax
+
+
+#: Second channel beside the colour of an area.
+_HATCHES = ("", "////", "....", "xxxx", "----", "\\\\\\\\")
+#: Smaller errors are drawn here: on a logarithmic axis there is no zero.
+PERCENT_FLOOR = 1e-5
+
+
+def budget_bars(parts: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """One bar per row, as long as the root of the sum of the squares of the columns.
+
+    Each column takes the share that its square has in the sum: that is how independent
+    uncertainties add up.
+    """
+    own, ax = ax is None, new_axes(ax)
+    rows, colours = _rows(ax, parts.index), palette(parts.columns)
+    total = np.sqrt((parts**2).sum(axis=1))
+    until = (parts**2).fillna(0).cumsum(axis=1).div(total, axis=0)
+    look: dict[str, Any] = {"height": 0.6, "edgecolor": "white"}
+    for name, hatch in zip(parts, _HATCHES, strict=False):
+        begin = until[name] - (parts[name] ** 2).fillna(0) / total
+        style = {"color": colours[name], "hatch": hatch, "label": str(name), **look}
+        ax.barh(list(rows.values()), until[name] - begin, left=begin, **style)
+    for name, row in rows.items():
+        ax.text(total[name] + 0.01 * total.max(), row, f"{total[name]:.2g}", va="center")
+    ax.set_xlim(0, 1.15 * total.max())
+    ax.grid(axis="y", visible=False)
+    if own:
+        legend_below(ax)
+    return ax
+
+
+def point_rows(frame: pd.DataFrame, x: str, y: str, ax: Axes | None = None) -> Axes:
+    """One row per value of `y` (first on top), its points spread in height, a bar at the median."""
+    ax = new_axes(ax)
+    if frame.empty:
+        return _not_at_hand(ax, frame)
+    rows, rng = _rows(ax, frame[y]), np.random.default_rng(0)
+    for part, style in _parts(frame, y):
+        row, median = rows[part[y].iloc[0]], part[x].median()
+        place = row + rng.uniform(-0.25, 0.25, len(part))
+        ax.plot(part[x], place, ls="none", ms=5, alpha=0.5, mew=0, **style)
+        ax.plot([median, median], [row - 0.36, row + 0.36], color="black", lw=2.5)
+    return ax
+
+
+def rate_errors(frame: pd.DataFrame, y: str, hue: str, ax: Axes | None = None) -> Axes:
+    """Fractions `y` over falling `hertz`, a line per `hue`; hollow where `too_low` is true."""
+    ax = new_axes(ax)
+    for part, style in _parts(frame, hue):
+        error = part[y].clip(lower=PERCENT_FLOOR)
+        ax.plot(part["hertz"], error, lw=1, ms=8, mfc="white", **style)
+        fine = ~part["too_low"]
+        ax.plot(part["hertz"][fine], error[fine], ls="none", ms=8, **{**style, "label": None})
+    ax.set(xscale="log", yscale="log", xlim=(8000, 0.6), ylim=(0.8 * PERCENT_FLOOR, 10))
+    percent_ticks(ax.yaxis, (1e-4, 1e-3, 1e-2, 1e-1, 1))
+    return ax
