@@ -555,3 +555,8 @@ def test_windows_too_short_for_the_rate_leave_the_pauses_open():
     assert summary.low95_j < true_j < summary.high95_j
     pauses_j = summary.energy_per_period_j - summary.mean_energy_j
     assert summary.budget.edges > abs(pauses_j) / 2
+
+
+def test_a_probe_the_wrong_way_round_is_named():
+    with pytest.raises(EdgeError, match=r"mean power is -2 W, .* wrong way round"):
+        analyse(even(np.full(1000, -2.0)), marks_of((0.1, 0.2)))

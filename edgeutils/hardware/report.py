@@ -117,8 +117,15 @@ def analyse(
     """Take a trace as it was read, and its marks, to joules.
 
     `offset` None: marks by the clock of the trace keep their place, that of others is estimated.
-    EdgeError: no window lies in the trace, or the offset or the idle power cannot be found.
+    EdgeError: no window lies in the trace, its mean power is negative, or the offset or the idle
+    power cannot be found.
     """
+    mean_w = float(trace.power_w.mean())
+    if mean_w < 0:
+        raise EdgeError(
+            f"the mean power is {mean_w:.3g} W, expected above 0; the probe is "
+            "the wrong way round, so change the sign of the current"
+        )
     rebuilt, clock = rebuild_clock(trace)
     mended = mend_samples(rebuilt)
     if offset is None:
