@@ -135,7 +135,7 @@ def have(sysfs, tmp_path, monkeypatch):
 # --- the clock ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("given", [str(stamps.monotonic_epoch_us()), "123"])
+@pytest.mark.parametrize("given", [str(stamps.monotonic_epoch_us()), "123"], ids=["own", "given"])
 def test_a_child_inherits_the_place_of_the_monotonic_clock(given):
     done = subprocess.run(
         [sys.executable, "-c", f"import {stamps.__name__} as s; print(s.monotonic_epoch_us())"],
