@@ -6,6 +6,8 @@ One small module behind the book: power traces and inference stamps become joule
 inside; the unit is in every numeric name.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 __version__ = "0.1.0"
@@ -16,3 +18,17 @@ ROOT = Path(__file__).resolve().parents[1]
 
 class EdgeError(ValueError):
     """A mistake that the user can mend; its one sentence names what was expected and what came."""
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a path to write to, whose file takes the place of `path` once the block is done.
+
+    If the block fails nothing is left behind, and what `path` held stays.
+    """
+    partial = path.with_name(f"part-{path.name}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

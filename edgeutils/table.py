@@ -12,7 +12,7 @@ import pandas as pd
 import pandera.pandas as pa
 import yaml
 
-from edgeutils import EdgeError
+from edgeutils import EdgeError, whole_file
 
 LEVELS = ("kernel", "network", "application")
 SOURCES = ("measured", "published", "simulated", "estimated")
@@ -136,12 +136,12 @@ def write_table(table: pd.DataFrame, path: str | Path) -> Path:
     """Write any table to Parquet (or CSV, by the ending) without leaving half a file behind."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
     # attrs hold notes for the reader of this session; Parquet can only store JSON there.
     plain = table.copy(deep=False)
     plain.attrs = {}
-    plain.to_csv(partial, index=False) if path.suffix == ".csv" else plain.to_parquet(partial)
-    return partial.replace(path)
+    with whole_file(path) as partial:
+        plain.to_csv(partial, index=False) if path.suffix == ".csv" else plain.to_parquet(partial)
+    return path
 
 
 def read_or_build(path: str | Path, build: Callable[[], pd.DataFrame]) -> pd.DataFrame:

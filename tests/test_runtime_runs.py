@@ -9,12 +9,11 @@ import sys
 import time
 from pathlib import Path
 
-import flatbuffers
 import numpy as np
 import pytest
 import stand_in_adb as stand_in
 from ai_edge_litert import schema_py_generated as schema
-from test_runtimes import fully_connected
+from test_runtimes import fully_connected, packed
 
 from edgeutils import EdgeError
 from edgeutils.hardware import android, runtimes
@@ -156,9 +155,7 @@ def hangs():
             graph.tensors[1].buffer = 1
         graph.inputs, graph.outputs = [0], [1]
         made.subgraphs.append(graph)
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(made.Pack(builder), file_identifier=b"TFL3")
-    return bytes(builder.Output())
+    return packed(made)
 
 
 def test_a_model_that_hangs_is_stopped(tmp_path):
@@ -179,9 +176,7 @@ def crashes():
     made.operatorCodes[0].builtinCode = made.operatorCodes[0].deprecatedBuiltinCode = code
     made.subgraphs[0].operators[0].builtinOptions = None
     made.subgraphs[0].operators[0].builtinOptionsType = schema.BuiltinOptions.NONE
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(made.Pack(builder), file_identifier=b"TFL3")
-    return bytes(builder.Output())
+    return packed(made)
 
 
 def test_a_model_that_crashes_does_not_take_us_along(tmp_path):
@@ -211,9 +206,7 @@ def reshaped(signature):
         schema.Model.GetRootAs(fully_connected(np.ones((8, 8), dtype=np.float32)), 0)
     )
     made.subgraphs[0].tensors[0].shapeSignature = signature
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(made.Pack(builder), file_identifier=b"TFL3")
-    return bytes(builder.Output())
+    return packed(made)
 
 
 def test_open_shapes(tmp_path):

@@ -9,6 +9,13 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 
+def packed(model):
+    """Bytes of a model, as a .tflite file holds them."""
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
+
+
 def fully_connected(weights: np.ndarray) -> bytes:
     """A model of one operator, y = W x, as a TensorFlow Lite flatbuffer."""
     outputs, inputs = weights.shape
@@ -36,9 +43,7 @@ def fully_connected(weights: np.ndarray) -> bytes:
     model.version, model.operatorCodes, model.subgraphs = 3, [code], [graph]
     model.buffers = [schema.BufferT(), schema.BufferT()]
     model.buffers[1].data = np.frombuffer(weights.astype("<f4").tobytes(), dtype=np.uint8)
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-    return bytes(builder.Output())
+    return packed(model)
 
 
 @pytest.mark.parametrize("package", ["ai_edge_litert.interpreter", "tflite_runtime.interpreter"])

@@ -121,8 +121,7 @@ def rebuild_clock(trace: PowerTrace) -> tuple[PowerTrace, ClockReport]:
 
 def _bursty(time_s: Floats, steps: Floats) -> float | None:
     """Mean time between two samples, s, if they came in bursts; None if their stamps are true."""
-    drawn = np.random.default_rng(0).integers(0, steps.size, min(steps.size, _DRAWN))
-    small = np.quantile(steps[drawn], 0.25) if steps.size > _DRAWN else np.quantile(steps, 0.25)
+    small = float(np.quantile(_some(steps), 0.25))
     # Long gaps touch only some of the windows, each a quarter of the trace.
     window = max(steps.size // 4, 1)
     first = np.arange(0, time_s.size - window, max((time_s.size - window) // 1000, 1))
@@ -136,6 +135,13 @@ def _bursty(time_s: Floats, steps: Floats) -> float | None:
             )
         return None
     return mean_s if mean_s > 0 and small < mean_s / _BURSTY else None
+
+
+def _some(steps: Floats) -> Floats:
+    """Return all steps, or of very many a random part."""
+    if steps.size <= _DRAWN:
+        return steps
+    return steps[np.random.default_rng(0).integers(0, steps.size, _DRAWN)]
 
 
 def _without_repeats(
@@ -162,21 +168,12 @@ def _without_repeats(
         return trace, 0
     keep = np.ones(power.size, dtype=bool)
     keep[twice] = False
-    current, voltage = trace.current_a, trace.voltage_v
-    left = replace(
-        trace,
-        time_s=trace.time_s[keep],
-        power_w=power[keep],
-        current_a=None if current is None else current[keep],
-        voltage_v=None if voltage is None else voltage[keep],
-    )
-    return left, int(twice.size)
+    return trace.only(keep), int(twice.size)
 
 
 def _kept(trace: PowerTrace, steps: Floats) -> tuple[PowerTrace, ClockReport]:
     """Keep stamps that are the samples' own times, put in order."""
-    drawn = np.random.default_rng(0).integers(0, steps.size, min(steps.size, _DRAWN))
-    some = steps[drawn] if steps.size > _DRAWN else steps
+    some = _some(steps)
     usual = float(np.median(some))
     if usual <= 0:
         raise EdgeError(

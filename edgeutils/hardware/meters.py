@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
-from edgeutils import EdgeError
+from edgeutils import EdgeError, whole_file
 from edgeutils.hardware.stamps import monotonic_epoch_us
 from edgeutils.hardware.trace import Floats, Ints, MeterSpec, PowerTrace, require
 
@@ -307,9 +307,9 @@ def write_trace(path: str | Path, trace: PowerTrace) -> Path:
     columns |= {"current_a": trace.current_a, "voltage_v": trace.voltage_v}
     table = pa.table({name: values for name, values in columns.items() if values is not None})
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"part-{path.name}")
-    with pa.output_stream(partial) as sink:  # compresses by the end of the name
+    # The stream compresses by the end of the name.
+    with whole_file(path) as partial, pa.output_stream(partial) as sink:
         # Of older pyarrow the header would have quotes.
         sink.write(f"{','.join(table.column_names)}\n".encode())
         csv.write_csv(table, sink, csv.WriteOptions(include_header=False))
-    return partial.replace(path)
+    return path

@@ -128,9 +128,7 @@ def analyse(
         )
     rebuilt, clock = rebuild_clock(trace)
     mended = mend_samples(rebuilt)
-    if offset is None:
-        own = OffsetEstimate(0.0, 0.0)
-        offset = own if marks.same_clock else estimate_offset(mended, marks)
+    offset = offset or estimate_offset(mended, marks)
     placed = marks.on(mended, offset.offset_s, offset.drift)
     subtracted = idle_power(idle, mended, placed)
     summary = summarise(mended, marks, offset=offset, idle=subtracted)

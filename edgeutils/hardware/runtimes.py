@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from edgeutils import ROOT, EdgeError
+from edgeutils import ROOT, EdgeError, whole_file
 from edgeutils.hardware import child as worker
 from edgeutils.hardware.clock import SYNC_CHIP_S, SYNC_CHIPS
 from edgeutils.hardware.stamps import EPOCH_VARIABLE, monotonic_epoch_us
@@ -240,14 +240,12 @@ def write_marks(path: str | Path, marks: Marks) -> Path:
     count = [*marks.count, *[1] * pulses]
     name = [*(marks.name or [""] * marks.count.size), *[SYNC_NAME] * pulses]
     frame = pd.DataFrame({"start_us": start_us, "end_us": end_us, "count": count, "name": name})
-    partial = path.with_name(f"{path.name}.part")
     try:
-        frame.to_csv(partial, index=False, lineterminator="\n")
-        return partial.replace(path)
+        with whole_file(path) as partial:
+            frame.to_csv(partial, index=False, lineterminator="\n", compression=None)
     except OSError as error:
         raise EdgeError(f"{path} cannot be written: {error}") from None
-    finally:
-        partial.unlink(missing_ok=True)
+    return path
 
 
 def available(adb: str = "adb") -> list[dict[str, Any]]:

@@ -33,13 +33,8 @@ def mend_samples(trace: PowerTrace) -> PowerTrace:
     if held is not None:
         first, last = held
         middle_s = (trace.time_s[first] + trace.time_s[last]) / 2
-        measured = {
-            name: values[first]
-            for name in ("current_a", "voltage_v")
-            if (values := getattr(trace, name)) is not None
-        }
-        trace = replace(trace, time_s=middle_s, power_w=trace.power_w[first], **measured)
-        trace = replace(trace, flags=(*trace.flags, "held_readings"))
+        flags = (*trace.flags, "held_readings")
+        trace = replace(trace.only(first), time_s=middle_s, flags=flags)
     top_w = trace.meter.range_w * (1 - 1e-3)
     at_range = np.isfinite(top_w) and int((trace.power_w >= top_w).sum()) >= _LEAST_PILE
     if at_range or _piles_up(trace.power_w if trace.current_a is None else trace.current_a):

@@ -74,6 +74,12 @@ class PowerTrace:
         time_s, epoch_us = (stamp_us - stamp_us[0]) / 1e6, int(stamp_us[0])
         return cls(time_s, current_a * voltage_v, meter, epoch_us, current_a, voltage_v)
 
+    def only(self, rows: NDArray) -> "PowerTrace":
+        """Return the trace of some samples: numbers, or True for each that stays, shape (n,)."""
+        arrays = {name: getattr(self, name) for name in ("current_a", "voltage_v")}
+        kept = {name: values[rows] for name, values in arrays.items() if values is not None}
+        return replace(self, time_s=self.time_s[rows], power_w=self.power_w[rows], **kept)
+
     @cached_property
     def period_s(self) -> float:
         """Median time between two samples, s; of raw arrival stamps it says little."""
