@@ -9,7 +9,7 @@ bytes they move.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
@@ -32,10 +32,13 @@ _INT8_BIAS_BYTES = 4
 
 # Input per squeezed channel of a squeeze-and-excitation block whose `cout` does not say (Hu et al.
 # 2018 use 16; MobileNetV3 and the kernels of nn-Meter and DeepEn2023 use 4).
-_SE_REDUCTION = 4
+SE_REDUCTION = 4
 
 _INPUTS = ["cin1", "cin2", "cin3", "cin4"]
 _CONV = ["hw", "cin", "cout", "kernel_size", "stride", "padding", "dilation", "groups"]
+# Exact sizes of what is not square; they win over those that follow from `hw` and `kernel_size`.
+_EXACT = ["pixels", "out_pixels", "taps"]
+_SHORT = {"kernel_size": "k", "stride": "s", "padding": "p", "dilation": "d", "groups": "g"}
 _COUNTS = ["macs", "weights", "biases", "read", "written"]
 WORK = ("macs", "params", "input_bytes", "output_bytes", "weight_bytes")
 
@@ -44,25 +47,29 @@ def _output_area(c: pd.DataFrame) -> pd.Series:
     """Pixels of the output; its side is ceil(hw / stride) where padding is missing ("same")."""
     reach = c["dilation"].fillna(1) * (c["kernel_size"] - 1) + 1
     padded = (c["hw"] + 2 * c["padding"] - reach) // c["stride"] + 1
-    return padded.where(c["padding"].notna(), np.ceil(c["hw"] / c["stride"])) ** 2
+    side = padded.where(c["padding"].notna(), np.ceil(c["hw"] / c["stride"]))
+    return c["out_pixels"].fillna(side**2)
 
 
 def _counts(kind: str, c: pd.DataFrame) -> tuple[pd.Series | float, ...]:  # noqa: PLR0911  a table
     """MACs, weights, biases, input elements and output elements of kernels of one type."""
-    area, cin, cout, window = c["hw"] ** 2, c["cin"], c["cout"], c["kernel_size"] ** 2
+    area, window = c["pixels"].fillna(c["hw"] ** 2), c["taps"].fillna(c["kernel_size"] ** 2)
+    cin, cout = c["cin"], c["cout"]
     if kind in ("conv-bn-relu", "transpose-conv"):
         weights = window * cin * cout / c["groups"].fillna(1)
         # A transposed convolution visits every weight once per *input* pixel.
         transposed = kind == "transpose-conv"
-        out = area * c["stride"] ** 2 if transposed else _output_area(c)
+        scaled = c["out_pixels"].fillna(area * c["stride"] ** 2)
+        out = scaled if transposed else _output_area(c)
         return weights * (area if transposed else out), weights, cout, area * cin, out * cout
     if kind == "dwconv-bn-relu":
         cout, out = cout.fillna(cin), _output_area(c)
         return out * window * cout, window * cout, cout, area * cin, out * cout
     if kind == "fc":
-        return cin * cout, cin * cout, cout, cin, cout
+        rows = c["pixels"].fillna(1)
+        return rows * cin * cout, cin * cout, cout, rows * cin, rows * cout
     if kind == "se":
-        squeezed = cout.fillna((cin // _SE_REDUCTION).clip(lower=1))
+        squeezed = cout.fillna((cin // SE_REDUCTION).clip(lower=1))
         weights = 2 * cin * squeezed
         return weights, weights, cin + squeezed, area * cin, area * cin
     if kind in ("maxpool", "avgpool", "global-avgpool"):
@@ -93,6 +100,10 @@ class Kernel:
     Sides, strides and paddings are in pixels; `padding` None means "same": the output has
     ceil(hw / stride) pixels a side. For `se`, `cout` holds the squeezed channels.
 
+    A map or window that is not square has its exact size in `pixels`, `out_pixels` (of a map) and
+    `taps` (of a window); `hw`, `kernel_size` and `stride` are then rounded geometric means.
+    `pixels` of an `fc` is the number of vectors (tokens) that it is applied to.
+
     Raises
     ------
     EdgeError
@@ -118,6 +129,9 @@ class Kernel:
     cin2: int | None = None
     cin3: int | None = None
     cin4: int | None = None
+    pixels: int | None = None
+    out_pixels: int | None = None
+    taps: int | None = None
     dtype: str = "float32"
     name: str = ""
 
@@ -130,6 +144,17 @@ class Kernel:
             lacking = [f for f in lacking if f != "cin"]
         if lacking:
             raise EdgeError(f"a {self.kernel_type} kernel needs {', '.join(lacking)}; give them")
+
+    @property
+    def label(self) -> str:
+        """Short name of the configuration, whatever the number type.
+
+        >>> Kernel("maxpool", hw=56, cin=64, kernel_size=3, stride=2, dtype="int8").label
+        'maxpool-hw56-cin64-k3-s2'
+        """
+        sizes = {f: getattr(self, f) for f in [*_CONV, *_INPUTS, *_EXACT]}
+        given = {_SHORT.get(f, f): size for f, size in sizes.items() if size is not None}
+        return "-".join([self.kernel_type, *(f"{f}{size}" for f, size in given.items())])
 
     @cached_property
     def _work(self) -> dict[str, int]:
@@ -144,15 +169,16 @@ class Kernel:
 
 def kernel_frame(kernels: Iterable[Kernel]) -> pd.DataFrame:
     """Turn kernels into rows: one column per field of `Kernel`, and the columns of `WORK`."""
-    return add_work(pd.DataFrame(list(kernels)))
+    columns = [field.name for field in fields(Kernel)]
+    return add_work(pd.DataFrame(list(kernels), columns=columns))
 
 
 def add_work(table: pd.DataFrame) -> pd.DataFrame:
     """Fill the columns of `WORK` (counts, bytes) of every row that has a kernel type.
 
-    Needs `kernel_type`, and `dtype` and the configuration columns of the measurement table as far
-    as they apply. Values that were there stay. Work is missing where the configuration is
-    incomplete; bytes are also missing where `dtype` is.
+    Needs `kernel_type`, and `dtype` and the configuration columns of the measurement table (and
+    the exact sizes of `Kernel`) as far as they apply. Values that were there stay. Work is missing
+    where the configuration is incomplete; bytes are also missing where `dtype` is.
 
     Raises
     ------
@@ -169,7 +195,7 @@ def add_work(table: pd.DataFrame) -> pd.DataFrame:
         raise EdgeError("add_work expected a column kernel_type and found none; name the types")
     _check_types(set(table["kernel_type"].dropna()))
     rows = table.reset_index(drop=True)
-    config = rows.reindex(columns=[*_CONV, *_INPUTS]).astype(float)
+    config = rows.reindex(columns=[*_CONV, *_INPUTS, *_EXACT]).astype(float)
     size = rows.reindex(columns=["dtype"])["dtype"].map(DTYPE_BYTES).astype(float)
     counts = pd.DataFrame(index=rows.index, columns=_COUNTS, dtype=float)
     for kind, c in config.groupby(rows["kernel_type"]):
