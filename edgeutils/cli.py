@@ -14,6 +14,7 @@ import typer
 from edgeutils import ROOT, EdgeError
 from edgeutils.datasets.commands import app as data_app
 from edgeutils.hardware import commands as hardware
+from edgeutils.networks import commands as networks
 
 app = typer.Typer(
     help="Measure, predict and score the energy of deep learning on edge devices.",
@@ -23,6 +24,8 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.command()(hardware.energy)
+app.command()(hardware.measure)
+app.command()(networks.kernels)
 app.command()(hardware.doctor)
 
 Profile = Annotated[str, typer.Option(help="quick (embedded data) or full (every public set).")]

@@ -29,8 +29,11 @@ class Progress:
 
     def step(self, cell: int, cells: int) -> None:
         """Tell which cell of the piece is running."""
-        now = time.monotonic()
-        text = f"{self._label}: cell {cell + 1} of {cells}, {now - self._start:.0f} s"
+        self.tell(f"cell {cell + 1} of {cells}, {time.monotonic() - self._start:.0f} s")
+
+    def tell(self, how_far: str) -> None:
+        """Tell how far the piece is, in words."""
+        now, text = time.monotonic(), f"{self._label}: {how_far}"
         if self._status:
             self._status.update(text.replace("[", r"\["))
         elif now - self._said > self.every_s:

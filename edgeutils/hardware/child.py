@@ -3,14 +3,16 @@
 `python -m edgeutils.hardware.child` reads a request (JSON) from its standard input and writes the
 answer (JSON) to its standard output; what the runtime prints goes to standard error. Nothing is
 imported that the runtime does not need, and nothing happens between the end of the work and its
-stamp.
+stamp. The process dies with the one that started it.
 """
 
+import ctypes
 import gc
 import importlib
 import json
 import math
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +28,7 @@ from edgeutils import EdgeError
 _REST_S = 0.2
 #: Wider integers are often indices: 0 and 1 exist in every table that one looks them up in.
 _INDICES = 2
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def execute(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,10 +49,10 @@ def execute(request: Mapping[str, Any]) -> dict[str, Any]:
         flags = _fill(interpreter, np.random.default_rng(request["seed"]))
         gc.disable()
         sync = _pulse(request["chips"], request["chip_s"])
-        for _ in range(request["warmup"]):
-            interpreter.invoke()
-        amount = request["inferences"], request["seconds"], request["block"]
-        windows = _windows(interpreter.invoke, *amount)
+        each_s = _warm_up(interpreter.invoke, request["warmup"], request["warmup_s"])
+        block, least_s = request["block"], request["window_s"]
+        block = block if least_s is None else max(block, math.ceil(least_s / each_s))
+        windows = _windows(interpreter.invoke, request["inferences"], request["seconds"], block)
         sync += _pulse(request["chips"], request["chip_s"])
     except (ImportError, AttributeError) as error:
         raise EdgeError(f"{name} does not import ({_line(error)}); see edgeutils doctor") from None
@@ -81,6 +84,22 @@ def _fill(interpreter: Any, rng: np.random.Generator) -> list[str]:
         interpreter.set_tensor(detail["index"], values.astype(dtype))
         flags = ["open_batch_as_1"] if -1 in signature else flags
     return flags
+
+
+def _warm_up(invoke: Callable[[], None], count: int, least_s: float) -> float:
+    """Run `count` inferences, and more until `least_s` has passed; the shortest took this long, s.
+
+    With `least_s` the time alone counts, after one inference: ten of a slow model would take long.
+    """
+    clock, shortest = time.monotonic_ns, 10**18
+    began = clock()
+    done, most = 0, 1 if least_s else count
+    while done < most or clock() - began < least_s * 1e9:
+        start = clock()
+        invoke()
+        shortest = min(shortest, clock() - start)
+        done += 1
+    return max(shortest, 1) / 1e9
 
 
 def _windows(
@@ -127,10 +146,17 @@ def _line(error: Exception) -> str:
 
 def main() -> None:
     """Answer one request; a mistake of the user is an answer too."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
         os.dup2(2, 1)
         try:
-            answer = execute(json.load(sys.stdin))
+            request = json.load(sys.stdin)
+            # The parent may have ended before the kernel was told to watch it.
+            if os.getppid() == request["parent"]:
+                answer = execute(request)
+            else:
+                answer = {"error": "the process that asked has ended"}
         except EdgeError as error:
             answer = {"error": str(error)}
         json.dump(answer, answers)

@@ -1,4 +1,4 @@
-"""`edgeutils energy` and `edgeutils doctor`: joules of a trace, and what can be measured here."""
+"""`edgeutils energy`, `doctor` and `measure`: joules of a trace, what works here, campaigns."""
 
 import json
 import sys
@@ -103,6 +103,29 @@ def doctor(
     for name, value in found.items():
         table.add_row(name, "", "", _words(value))
     Console(highlight=False, markup=False).print(table)
+
+
+def measure(
+    plan: Annotated[Path, typer.Argument(help="YAML file that says what is measured.")],
+    store: Annotated[Path, typer.Option(help="Folder of the results; the same one resumes.")],
+    runtime: Annotated[
+        str | None, typer.Option(help="litert, tflite-runtime or android, not the plan's.")
+    ] = None,
+    meter: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Power meter, not the plan's.")
+    ] = None,
+) -> None:
+    """Measure kernels, networks and models by a plan; started again, it goes on."""
+    from edgeutils.hardware import campaign  # noqa: PLC0415
+    from edgeutils.hardware.points import read_plan  # noqa: PLC0415
+
+    best = campaign.run(read_plan(plan, runtime=runtime, meter=meter), store)
+    failed = sum("failed" in each.result["flags"] for each in best)
+    doubts = sum(each.doubtful for each in best) - failed
+    typer.echo(
+        f"{len(best)} points, of which {doubts} in doubt and {failed} failed: "
+        f"{store / 'measurements.parquet'}"
+    )
 
 
 def _words(value: Any) -> str:

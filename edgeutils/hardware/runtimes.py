@@ -48,6 +48,9 @@ class Plan:
     seconds: float | None = None  # time to run for, s; None: `inferences` rules
     threads: int = 1
     warmup: int = 10  # inferences before the first mark
+    warmup_s: float = 0.0  # if above 0: warm up for this time instead, s
+    #: With `seconds`: a window holds as many inferences as last this long, s; None: `block`.
+    window_s: float | None = None
     sync: bool = False  # emit a sync pulse (`clock.SYNC_CHIPS`) before and after
 
     def __post_init__(self) -> None:
@@ -58,6 +61,12 @@ class Plan:
             raise EdgeError("both inferences and seconds are given; give one of the two")
         elif not 0 < self.seconds < np.inf:
             raise EdgeError(f"seconds is {self.seconds}, expected a time above 0")
+        if self.window_s is not None and not (self.seconds and 0 < self.window_s < np.inf):
+            raise EdgeError(f"window_s is {self.window_s}, expected a time above 0, with seconds")
+        if not 0 <= self.warmup_s < np.inf:
+            raise EdgeError(f"warmup_s is {self.warmup_s}, expected a time of 0 or more")
+        if self.window_s and not (self.warmup or self.warmup_s):
+            raise EdgeError("window_s is found in the warm-up, but warmup is 0; give 1 or more")
         for name, least in {"inferences": 1, "threads": 1, "warmup": 0}.items():
             at_least(name, getattr(self, name), least)
 
@@ -97,10 +106,10 @@ def run(  # noqa: PLR0913 - keyword-only options
 ) -> Run:
     """Run a `.tflite` model on this machine and mark its inferences.
 
-    `plan` are the fields of `Plan`: inferences or seconds, threads, warmup, sync. A window holds
-    `block` inferences (the last one what is left): choose it so that a window is longer than
-    the meter's period. Inputs are random, from `seed`. The marks are on the clock of meters
-    that record on this machine (`same_clock`).
+    `plan` are the fields of `Plan`: inferences or seconds, threads, warmup, sync and so on. A
+    window holds `block` inferences (the last one what is left), or more where `window_s` asks for
+    it: choose it so that a window is longer than the meter's period. Inputs are random, from
+    `seed`. The marks are on the clock of meters that record on this machine (`same_clock`).
 
     With `child` the model runs in a process of its own, stopped `timeout_s` after the time that
     was asked for (`seconds`); without, a model that crashes takes this process with it and nothing
@@ -118,6 +127,7 @@ def run(  # noqa: PLR0913 - keyword-only options
     at_least("block", block, 1)
     request = {**asdict(chosen), "model": str(path.resolve()), "runtime": runtime}
     request |= {"package": package, "xnnpack": xnnpack, "block": block, "seed": seed}
+    request["parent"] = os.getpid()
     request |= {"chips": SYNC_CHIPS if chosen.sync else (), "chip_s": SYNC_CHIP_S}
     patience_s = timeout_s + (chosen.seconds or 0)
     answer = _in_child(request, patience_s) if child else worker.execute(request)
