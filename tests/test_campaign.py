@@ -27,6 +27,7 @@ from edgeutils.hardware.campaign import median_u, tables
 from edgeutils.hardware.points import CampaignPlan, points, read_plan
 from edgeutils.hardware.stamps import monotonic_epoch_us
 from edgeutils.hardware.trace import Marks, MeterSpec, PowerTrace
+from edgeutils.networks import tflite, zoo
 
 #: Nothing is doubted and nothing takes long.
 QUICK = {
@@ -148,6 +149,18 @@ def test_kernels_of_a_network_are_each_measured_once():
     assert (kinds.count("relu"), kinds.count("fc"), kinds.count("global-avgpool")) == (3, 1, 1)
 
 
+def test_kernels_of_a_file_are_measured_in_the_number_types_of_the_plan(tmp_path):
+    graph = zoo.network("mobilenet-v1-0.25-128")
+    tflite.write(graph, tmp_path / "mine.tflite")
+    (tmp_path / "plan.yml").write_text(
+        "name: a\ndevice: b\nsettings: {dtypes: [int8]}\nkernels_of: [mine.tflite]\n"
+    )
+    found = {point.kernel() for point in points(read_plan(tmp_path / "plan.yml"))}
+    assert found == {replace(kernel, dtype="int8") for kernel in graph.kernels}
+    with pytest.raises(EdgeError, match=r"gone\.tflite does not exist"):
+        points(plan_of(kernels_of=[str(tmp_path / "gone.tflite")]))
+
+
 # ---- one value --------------------------------------------------------------------------------
 
 
@@ -240,6 +253,34 @@ def test_what_stays_wide_is_flagged_and_retried_and_the_best_is_kept(monkeypatch
     fake = FakeRuntime(spread=lambda number: 1.0)
     (best,) = measured(monkeypatch, tmp_path / "other", fake, attempts=3)
     assert (best.attempts, best.result["flags"]) == (3, ["unstable"])
+
+
+def test_the_median_of_the_visits_with_the_fewest_doubts_counts(tmp_path):
+    visits = [(1.0, 0.1, []), (9.0, 0.1, ["disturbed"]), (1.3, 0.1, ["mended"]), (1.1, 0.1, [])]
+    with stores.Store(tmp_path, plan_of(kernels={"relu": 1}), lambda: points(plan_of())) as store:
+        key, *_ = store.points()
+        for attempt, (latency_s, u_s, flags) in enumerate(visits, 1):
+            told = {"latency_s": latency_s, "latency_u": u_s, "energy_j": 2 * latency_s}
+            store.add(key, attempt, told | {"started_s": 0.0, "width": latency_s, "flags": flags})
+        (best,) = store.best()
+    found = best.result
+    assert (best.attempts, found["visits"], found["flags"]) == (4, 3, [])
+    assert (found["latency_s"], found["energy_j"]) == (1.1, 2.2)
+    assert found["spread"] == pytest.approx(0.3)
+    between = np.var([1.0, 1.3, 1.1], ddof=1)
+    assert found["latency_u"] == pytest.approx(np.sqrt((0.01 + between) / 3))
+    assert found["width"] == 1.0
+
+
+def test_every_point_is_visited_as_often_as_the_plan_says_and_more_visits_can_be_added(
+    monkeypatch, tmp_path
+):
+    best = measured(monkeypatch, tmp_path, FakeRuntime(), kernels={"relu": 2}, visits=2)
+    assert [each.attempts for each in best] == [2, 2]
+    best = measured(monkeypatch, tmp_path, FakeRuntime(), kernels={"relu": 2}, visits=3)
+    assert [each.result["visits"] for each in best] == [3, 3]
+    with pytest.raises(EdgeError, match="another plan, which differs in seed"):
+        measured(monkeypatch, tmp_path, FakeRuntime(), kernels={"relu": 2}, seed=5)
 
 
 def test_disturbed_points_are_retried(monkeypatch, tmp_path):
@@ -337,17 +378,21 @@ def test_a_campaign_gives_a_table_and_is_not_run_twice(tmp_path):
     assert how["key"].tolist() == [point.key for point in points(plan)]
     assert rows["name"].is_unique
     of = rows.set_index("name").loc
-    assert "failed" in of["broken"]["flags"].split()
-    assert np.isnan(of["broken"]["latency_s"])
-    others = rows[rows["name"] != "broken"]
+    failed, worked = (
+        next(name for name in rows["name"] if name.startswith(stem))
+        for stem in ("broken-", "good-")
+    )
+    assert "failed" in of[failed]["flags"].split()
+    assert np.isnan(of[failed]["latency_s"])
+    others = rows[rows["name"] != failed]
     assert (others["latency_s"] > 0).all()
     assert (others["latency_u"] > 0).all()
     assert set(rows["processor"]) == {"CPU1"}
     assert set(rows["boundary"]) == {"none"}
     assert rows["energy_j"].isna().all()
     assert of["mobilenet-v1-0.25-128-int8"]["macs"] == pytest.approx(13.5e6, rel=0.1)
-    assert of["good"]["macs"] == 64 * 64
-    assert (of["good"]["level"], of["good"]["dtype"]) == ("network", "float32")
+    assert of[worked]["macs"] == 64 * 64
+    assert (of[worked]["level"], of[worked]["dtype"]) == ("network", "float32")
     relu = rows[rows["level"] == "kernel"]
     assert (relu["input_bytes"] > 0).all()
     assert set(relu["kernel_type"]) == {"relu"}

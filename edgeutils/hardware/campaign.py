@@ -3,10 +3,10 @@
 Each point runs in a process of its own. Its value is the median over windows of inferences; the
 interval of the median (order statistics, which ask for no distribution) says whether more windows
 are needed. An anchor kernel that is measured every minute shows whether the machine is still the
-same; what other processes take is looked at during every run. Points with a doubt are measured
-again at the end, and the best attempt counts. Windows of one run may be alike in what another run
-does not share, so that the interval is no statement about another day: points that are measured
-`again` show that.
+same; what other processes take is looked at during every run. Points with a doubt are visited
+again at the end. The windows of one visit are alike in much that another visit does not share: only
+several `visits`, whose median counts, make the interval a statement about another hour, and points
+that are measured `again` put it to the test.
 """
 
 import time
@@ -82,7 +82,7 @@ def run(
         meter = open_meter(plan.meter) if plan.meter else None
         session = _Session(plan, store, progress or Progress(), meter)
         try:
-            for attempt in range(1, plan.attempts + 1):
+            for attempt in range(1, max(plan.attempts, plan.visits) + 1):
                 session.round(attempt)
         finally:
             session.model.unlink(missing_ok=True)
@@ -120,16 +120,16 @@ class _Session:
             self.window_s = max(self.window_s, _UPDATES * period_s)
 
     def round(self, attempt: int) -> None:
-        """Measure the points that have no result yet, or another time those in doubt."""
+        """Visit the points that were visited once less: all of them, or at last those in doubt."""
         doubtful = {best.key for best in self.store.best() if best.doubtful}
         todo = [
             (key, point)
             for key, (point, done) in self.store.points().items()
-            if done == attempt - 1 and (attempt == 1 or key in doubtful)
+            if done == attempt - 1 and (attempt <= self.plan.visits or key in doubtful)
         ]
         if not todo:
             return
-        self.progress.start("measuring", attempt, self.plan.attempts)
+        self.progress.start("measuring", attempt, max(self.plan.attempts, self.plan.visits))
         began, flagged = time.monotonic(), 0
         for done, (key, point) in enumerate(todo):
             self.anchor()
@@ -288,10 +288,13 @@ def _total(kernels: Iterable[Kernel]) -> dict[str, Any]:
 def tables(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Measurement table of a store, and how each of its rows came about, row by row.
 
-    Rows are in the order of the campaign. `conditions` has `key` (the point), `attempt`s made,
-    `started` (UTC), `others_share` of the processors, `latencies_ns` of up to 50 windows (evenly
-    taken from all), the reason of a failure, versions and the state of the machine; what could
-    not be read is missing. EdgeError: no store, or nothing measured yet.
+    Rows are in the order of the campaign. `conditions` has `key` (the point), `attempts` made,
+    `visits` that count, `spread` of their latencies (largest over smallest, minus 1), and of the
+    one with the narrowest interval: `started` (UTC), `others_share` of the processors,
+    `latencies_ns` of up to 50 windows (evenly taken from all), the reason of a failure, versions
+    and the state of the machine; what could not be read is missing.
+
+    EdgeError: no store, or nothing measured yet.
     """
     plan, best = load(folder)
     if not best:
@@ -329,7 +332,17 @@ def _row(best: Best) -> dict[str, Any]:
 
 
 _CONDITIONS = [
-    *("key", "attempts", "repeat", "started", "others_share", "waited_s", "load1"),
+    *(
+        "key",
+        "attempts",
+        "visits",
+        "spread",
+        "repeat",
+        "started",
+        "others_share",
+        "waited_s",
+        "load1",
+    ),
     *("temperature_c", "clock_mhz", "governor", "cpu", "machine", "python", "version"),
     *("runtime_version", "delegate", "anchor_ratio", "width", "inferences", "latencies_ns"),
     *("model_sha256", "reason"),

@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import yaml
 
 from edgeutils import EdgeError
 from edgeutils.hardware.runtimes import RUNTIMES, check_model
-from edgeutils.networks import sampler, zoo
+from edgeutils.networks import sampler, tflite, zoo
 from edgeutils.networks.graph import Graph, single_kernel
 from edgeutils.networks.kernels import KERNEL_TYPES, Kernel
 
@@ -41,9 +41,12 @@ _RANGES = {
     "seed": (0, 2**63), "again": (0, 1), "precision": (1e-4, 1), "seconds": (1e-3, 3600),
     "at_most_s": (1e-3, 3600), "window_s": (1e-5, 60), "hertz": (0.1, 10_000),
     "cool_below_c": (0, 150), "quiet": (0, 1), "wait_s": (0, 3600), "attempts": (1, 20),
-    "timeout_s": (1, 36_000),
+    "visits": (1, 20), "timeout_s": (1, 36_000),
 }  # fmt: skip
-_WHOLE = ("seed", "attempts")
+_WHOLE = ("seed", "attempts", "visits")
+#: Entries that may change from one start of a campaign to the next: no value depends on them.
+EFFORT = ("visits", "attempts", "wait_s")
+_FILE = ".tflite"
 _LISTS = ("kernels_of", "models")
 
 
@@ -57,7 +60,7 @@ class CampaignPlan:
     settings: Mapping[str, list] = field(default_factory=dict)  # runtime, threads, dtypes ...
     kernels: Mapping[str, int] = field(default_factory=dict)  # kernel type: how many are sampled
     networks: Any = field(default_factory=dict)  # family: how many variants; or a list of names
-    kernels_of: list = field(default_factory=list)  # networks whose every kernel is measured
+    kernels_of: list = field(default_factory=list)  # networks or files: each of their kernels
     models: list = field(default_factory=list)  # .tflite files, from the plan's folder
     again: float = 0.0  # share of the points that is measured again at another moment
     anchor: Any = field(default_factory=lambda: dict(_ANCHOR))  # a kernel and `every_s`; or null
@@ -70,7 +73,8 @@ class CampaignPlan:
     cool_below_c: float | None = None  # wait until the hottest sensor is below this, deg C
     quiet: float = 0.05  # share of all processors that other work may use
     wait_s: float = 10.0  # longest wait for a cool and quiet machine before an attempt, s
-    attempts: int = 3  # at a point that was flagged
+    visits: int = 1  # moments at which each point is measured; their median counts
+    attempts: int = 3  # visits of a point that stays in doubt, at most
     timeout_s: float = 120.0  # a model that takes so much longer than asked is given up, s
     android: Mapping[str, Any] = field(default_factory=dict)  # options of `android.run`
 
@@ -156,8 +160,10 @@ def read_plan(path: str | Path, **instead: Any) -> CampaignPlan:
         told["settings"] = {**_mapping("settings", told.get("settings", {}), _SETTINGS)}
         told["settings"]["runtime"] = [runtime]
     told |= {name: value for name, value in instead.items() if value is not None}
-    if _names(told.get("models", [])):
-        told["models"] = [str((path.parent / m).resolve()) for m in told.get("models", [])]
+    for name in _LISTS:
+        if _names(entries := told.get(name, [])):
+            told[name] = [str((path.parent / e).resolve()) if e.endswith(_FILE) else e
+                          for e in entries]  # fmt: skip
     return CampaignPlan(**told)
 
 
@@ -228,7 +234,7 @@ def _all(plan: CampaignPlan) -> Iterator[Point]:
 
 
 def _workloads(plan: CampaignPlan, dtype: str) -> Iterator[Workload]:
-    parts = [zoo.network(name, dtype=dtype).kernels for name in plan.kernels_of]
+    parts = [_kernels_of(name, dtype) for name in plan.kernels_of]
     kernels = dict.fromkeys(replace(kernel, name="") for part in parts for kernel in part)
     for kind, n in plan.kernels.items():
         drawn = sampler.sample(kind, n, seed=plan.seed, dtype=dtype, exclude=set(kernels))
@@ -242,6 +248,12 @@ def _workloads(plan: CampaignPlan, dtype: str) -> Iterator[Workload]:
     for name in names:
         zoo.network(name, dtype=dtype)  # an unknown name is told now, not after a day
         yield "network", {"network": name}, dtype
+
+
+def _kernels_of(name: str, dtype: str) -> Iterable[Kernel]:
+    if name.endswith(_FILE):
+        return [replace(kernel, dtype=dtype) for kernel in tflite.read(name).kernels]
+    return zoo.network(name, dtype=dtype).kernels
 
 
 def _digest(value: Mapping[str, Any]) -> str:

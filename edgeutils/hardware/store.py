@@ -1,7 +1,8 @@
 """The store of a campaign: a folder with an SQLite file that every result enters at once.
 
 A result is there once `add` returns, whatever happens to this process or to the power. Nothing is
-ever changed: a further attempt at a point is a further row, and the best counts.
+ever changed: a further attempt at a point is a further row. Of a point's attempts those with the
+fewest doubts count, and their median is its value.
 """
 
 import fcntl
@@ -16,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 
 from edgeutils import EdgeError
-from edgeutils.hardware.points import CampaignPlan, Point
+from edgeutils.hardware.points import EFFORT, CampaignPlan, Point
 
 _FILE, _LOCK = "campaign.sqlite", "lock"
 _TABLES = (
@@ -29,16 +30,18 @@ _TABLES = (
 DRIFT = 0.05
 #: Flags with which a point is measured again.
 DOUBTS = {"failed", "unstable", "disturbed", "busy", "hot", "drift"}
+#: Quantities of a result: their values are pooled over the attempts that count.
+_QUANTITIES = {"latency": "s", "energy": "j", "power": "w"}
 
 
 @dataclass(frozen=True)
 class Best:
-    """A point with the best attempt at it."""
+    """A point with what its attempts say together; see `_pooled`."""
 
     key: str
     point: Point
     attempts: int
-    result: dict[str, Any]  # of that attempt; `flags` include `drift`, `anchor_ratio` is there
+    result: dict[str, Any]  # `flags` include `drift`, `anchor_ratio` is there
 
     @property
     def doubtful(self) -> bool:
@@ -85,10 +88,14 @@ class Store:
         found = self._db.execute("SELECT value FROM meta WHERE name = 'plan'").fetchone()
         if found:
             recorded = json.loads(found[0])
-            if differ := [n for n in plan if recorded.get(n) != plan[n]]:
+            if differ := [n for n in plan if recorded.get(n) != plan[n] and n not in EFFORT]:
                 raise EdgeError(
                     f"{self.folder} holds a campaign with another plan, which differs in "
                     f"{', '.join(differ)}; give that plan or another --store"
+                )
+            with self._db:
+                self._db.execute(
+                    "UPDATE meta SET value = ? WHERE name = 'plan'", (json.dumps(plan),)
                 )
             return
         rows = [(p.key, i, json.dumps(asdict(p))) for i, p in enumerate(points())]
@@ -151,15 +158,36 @@ def _best(db: sqlite3.Connection) -> list[Best]:
     found = []
     for key, text in texts.items():
         tries = [_with_drift(result, anchors) for result in attempts[key]]
-        result = min(tries, key=_rank)
-        found.append(Best(key, Point(**json.loads(text)), len(tries), result))
+        found.append(Best(key, Point(**json.loads(text)), len(tries), _pooled(tries)))
     return found
 
 
-def _rank(result: dict[str, Any]) -> tuple[bool, int, float]:
-    """Order of attempts, best first; never by what was measured itself."""
-    flags, width = DOUBTS & set(result["flags"]), result.get("width")
-    return "failed" in flags, len(flags), np.inf if width is None else width
+def _pooled(tries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Pool the attempts at a point that have the fewest doubts; drift is no fault of an attempt.
+
+    Values are medians over the attempts; their u has the scatter between attempts in it. A flag
+    stays if half of them have it. The rest is that of the attempt with the narrowest interval.
+    """
+    faults = [
+        (("failed" in f), len(f - {"drift"})) for f in (DOUBTS & {*t["flags"]} for t in tries)
+    ]
+    counted = [each for each, fault in zip(tries, faults, strict=True) if fault == min(faults)]
+    widths = [each.get("width") or np.inf for each in counted]
+    result = dict(counted[int(np.argmin(widths))])
+    for quantity, unit in _QUANTITIES.items():
+        name, name_u = f"{quantity}_{unit}", f"{quantity}_u"
+        values, u = (np.array([t[n] for t in counted if t.get(n)]) for n in (name, name_u))
+        if values.size > 1:
+            result[name] = float(np.median(values))
+            if u.size:
+                variance = np.mean(u**2) + np.var(values, ddof=1)
+                result[name_u] = float(np.sqrt(variance / values.size))
+    latencies = [t["latency_s"] for t in counted if t.get("latency_s")]
+    result["visits"] = len(counted)
+    result["spread"] = max(latencies) / min(latencies) - 1 if len(latencies) > 1 else None
+    every = [flag for each in counted for flag in {*each["flags"]}]
+    flags = [flag for flag in dict.fromkeys(every) if 2 * every.count(flag) >= len(counted)]
+    return result | {"flags": sorted(flags)}
 
 
 def _with_drift(result: dict[str, Any], anchors: np.ndarray) -> dict[str, Any]:
