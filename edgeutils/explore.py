@@ -5,6 +5,7 @@ import pandas as pd
 import statsmodels.formula.api as smf
 
 from edgeutils import EdgeError
+from edgeutils.networks import zoo
 
 
 def processor_ratios(table: pd.DataFrame, base: str = "CPU1") -> pd.DataFrame:
@@ -33,6 +34,40 @@ def quantisation_ratios(table: pd.DataFrame) -> pd.DataFrame:
     return (twins["int8"] / twins["float32"]).dropna().rename("energy").reset_index()
 
 
+def kernel_sums(table: pd.DataFrame) -> pd.DataFrame:
+    """Latency of each network of the zoo beside the sum over its kernels, measured alone.
+
+    `table` holds measurements of both levels (networks without a `family` are files, and left
+    out); kernels are matched by configuration, `dtype` and `processor`, and several measurements
+    of one are averaged (median). One row per network, dtype and processor of which every kernel
+    was measured: `name` (of the zoo), `family`, `dtype`, `processor`, `kernels` (their number),
+    `network_s`, `sum_s`, `no_macs_s` (part of the sum of kernels without MACs) and
+    `ratio` = sum_s / network_s. What is none of the kernel types (a softmax) is not in the sum.
+    """
+    setting = ["dtype", "processor"]
+    kernels = table[table["level"] == "kernel"]
+    networks = table[(table["level"] == "network") & table["family"].notna()]
+    alone, whole = (
+        part.groupby(["group", *setting])["latency_s"].median().unstack(setting)
+        for part in (kernels, networks)
+    )
+    idle = kernels.groupby("group")["macs"].max() == 0
+    columns = ["name", "family", *setting, "kernels", "network_s", "sum_s", "no_macs_s"]
+    found = []
+    for name, network_s in whole.iterrows():
+        graph = zoo.network(str(name))
+        labels = [kernel.label for kernel in graph.kernels]
+        if set(labels) <= set(alone.index):
+            each = alone.loc[labels]
+            sums = {"network_s": network_s, "sum_s": each.sum(skipna=False)}
+            sums["no_macs_s"] = each[idle[labels].to_numpy()].sum()
+            facts = {"name": name, "family": graph.family, "kernels": len(labels)}
+            found.append(pd.DataFrame(sums).dropna().reset_index().assign(**facts))
+    rows = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns)
+    rows = rows[columns].astype(dict.fromkeys(columns[5:], float))
+    return rows.assign(ratio=rows["sum_s"] / rows["network_s"])
+
+
 def pareto_front(table: pd.DataFrame) -> pd.DataFrame:
     """Rows that no other row beats: nothing of less energy is as accurate.
 
@@ -56,9 +91,13 @@ def within_systems(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
 
 
 def elasticities(
-    table: pd.DataFrame, models: dict[str, list[str]], *, cluster: str = "family"
+    table: pd.DataFrame,
+    models: dict[str, list[str]],
+    *,
+    cluster: str = "family",
+    target: str = "energy_j",
 ) -> pd.DataFrame:
-    r"""Regress log energy on logs of other columns, every system with its own level.
+    r"""Regress the log of energy (or another `target`) on logs, every system with its own level.
 
     For each of `models` (label -> columns), least squares of
     :math:`\ln E_i = \alpha_{s(i)} + \sum_k \beta_k \ln x_{ik} + \epsilon_i`, with one
@@ -79,7 +118,7 @@ def elasticities(
     found = []
     for label, terms in models.items():
         logs = [f"np.log({term})" for term in terms]
-        formula = " + ".join(["np.log(energy_j) ~ C(system)", *logs])
+        formula = " + ".join([f"np.log({target}) ~ C(system)", *logs])
         fit = smf.ols(formula, data).fit(**robust, use_t=True)
         slopes = fit.conf_int().set_axis(["low95", "high95"], axis=1).loc[logs]
         slopes.insert(0, "elasticity", fit.params)

@@ -19,7 +19,7 @@ from edgeutils.hardware.trace import PowerTrace
 
 #: The colours of Okabe and Ito (2008), without the yellow that is too light on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#444444")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<")
 #: How a source is drawn where colour is taken.
 SOURCE_MARKERS = {"measured": "o", "published": "s", "simulated": "^", "estimated": "x"}
 PERCENT_TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
@@ -293,17 +293,28 @@ def budget_bars(parts: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def point_rows(frame: pd.DataFrame, x: str, y: str, ax: Axes | None = None) -> Axes:
-    """One row per value of `y` (first on top), its points spread in height, a bar at the median."""
-    ax = new_axes(ax)
+def point_rows(
+    frame: pd.DataFrame, x: str, y: str, hue: str | None = None, ax: Axes | None = None
+) -> Axes:
+    """One row per value of `y` (first on top), its points spread in height, a bar at the median.
+
+    With `hue` a row has a lane, a colour and a marker for each value of it.
+    """
+    own, ax = ax is None, new_axes(ax)
     if frame.empty:
         return _not_at_hand(ax, frame)
     rows, rng = _rows(ax, frame[y]), np.random.default_rng(0)
-    for part, style in _parts(frame, y):
-        row, median = rows[part[y].iloc[0]], part[x].median()
-        place = row + rng.uniform(-0.25, 0.25, len(part))
-        ax.plot(part[x], place, ls="none", ms=5, alpha=0.5, mew=0, **style)
-        ax.plot([median, median], [row - 0.36, row + 0.36], color="black", lw=2.5)
+    lanes = list(dict.fromkeys(frame[hue])) if hue else [None]
+    half = 0.36 / len(lanes)
+    for part, style in _parts(frame, hue or y):
+        lane = lanes.index(part[hue].iloc[0]) if hue else 0
+        place = part[y].map(rows) + (2 * lane + 1 - len(lanes)) * 1.1 * half
+        spread = rng.uniform(-0.7, 0.7, len(part)) * half
+        ax.plot(part[x], place + spread, ls="none", ms=5, alpha=0.5, mew=0, **style)
+        for height, median in part.groupby(place)[x].median().items():
+            ax.plot([median, median], [height - half, height + half], color="black", lw=2.5)
+    if own and hue:
+        legend_below(ax)
     return ax
 
 

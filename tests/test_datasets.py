@@ -10,8 +10,19 @@ import pytest
 from typer.testing import CliRunner
 
 from edgeutils import ROOT, EdgeError, datasets
-from edgeutils.datasets import commands, deepen, mlperf, nas, neurstruc, platformx, published
+from edgeutils.datasets import (
+    commands,
+    deepen,
+    measured,
+    mlperf,
+    nas,
+    neurstruc,
+    platformx,
+    published,
+)
 from edgeutils.datasets.registry import registry
+from edgeutils.networks import zoo
+from edgeutils.networks.kernels import KERNEL_TYPES
 
 TABLES = [entry.name for entry in datasets.status() if entry.kind == "table"]
 
@@ -456,3 +467,30 @@ def test_registry_names_no_source_for_the_set_that_must_be_asked_for():
     assert (asked["sha256"].str.len() == 64).all()
     others = rows[rows["dataset"] != "deepen2023"]
     assert (others["commit"].str.len() == 40).all()
+
+
+def test_our_own_measurements_are_times_and_nothing_else():
+    table = datasets.load("litert-x86")
+    assert table[["energy_j", "power_w"]].isna().all(axis=None)
+    assert set(table["dtype"]) == {"float32", "int8"}
+    assert set(table["processor"]) == {"CPU1", "CPU2"}
+    assert not table.duplicated(["name", "processor"]).any()
+    kernels = table[table["level"] == "kernel"]
+    assert set(kernels["kernel_type"]) == set(KERNEL_TYPES) - {"transpose-conv"}
+    assert kernels["group"].nunique() >= 1500
+    assert table.loc[table["level"] == "network", "model"].nunique() == 450
+    told = measured.conditions(datasets.files("litert-x86"))
+    assert told["reason"].notna().sum() == table.attrs["defects"].get(
+        "could not be run, left out", 0
+    )
+    assert told["key"].is_unique
+
+
+def test_own_networks_carry_the_counts_of_the_zoo():
+    nets = datasets.own_networks()
+    assert not nets.duplicated(["model", "dtype", "processor"]).any()
+    row = nets.iloc[0]
+    graph = zoo.network(row["model"])
+    assert (row["macs"], row["layers"]) == (graph.macs, len(graph.kernels))
+    small = nets["dtype"] == "int8"
+    assert (nets.loc[small, "weight_bytes"] < 2 * nets.loc[small, "params"]).all()

@@ -1,10 +1,13 @@
 """Summaries of the exploration chapter: plant a relation, find it again."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from edgeutils import EdgeError, explore
+from edgeutils.networks import zoo
 
 
 def planted(slope, rng):
@@ -85,3 +88,45 @@ def test_concentration_and_energy_per_mac():
         ["dw", 1, pytest.approx(600)],
     ]
     assert explore.energy_per_mac(kernels.iloc[:0]).empty
+
+
+def campaign(ratio, **settings):
+    """Rows of a network and of all its kernels, whose sum is `ratio` times its own latency."""
+    net = zoo.network("resnet8")
+    kernels = dict.fromkeys(replace(kernel, name="") for kernel in net.kernels)
+    alone = {k.label: (i + 1) * 1e-6 for i, k in enumerate(kernels)}
+    rows = [{"level": "kernel", "group": k.label, "macs": float(k.macs)} for k in kernels]
+    total_s = sum(alone[k.label] for k in net.kernels)
+    rows.append({"level": "network", "group": "resnet8", "family": "resnet"})
+    latency_s = [*alone.values(), total_s / ratio]
+    return pd.DataFrame(rows).assign(latency_s=latency_s, **settings)
+
+
+def test_kernel_sums_recover_the_planted_ratio():
+    first = campaign(1.25, dtype="float32", processor="CPU1")
+    second = campaign(0.8, dtype="int8", processor="CPU2")
+    incomplete = campaign(1.0, dtype="int8", processor="CPU1").drop(index=0)
+    # Of three measurements the middle one counts; a file is no network of the zoo.
+    twice = [first.iloc[[0]].assign(latency_s=factor) for factor in (1e-9, 1.0)]
+    file = second.iloc[[-1]].assign(group="mine-0123abcd", family=None)
+    found = explore.kernel_sums(pd.concat([first, second, incomplete, *twice, file]))
+    assert found[["name", "family", "dtype", "processor"]].to_numpy().tolist() == [
+        ["resnet8", "resnet", "float32", "CPU1"],
+        ["resnet8", "resnet", "int8", "CPU2"],
+    ]
+    assert found["ratio"].tolist() == pytest.approx([1.25, 0.8])
+    net = zoo.network("resnet8")
+    assert (found["kernels"] == len(net.kernels)).all()
+    # More kernels than distinct ones: each counts as often as the network has it.
+    alone = dict(zip(first["group"], first["latency_s"], strict=True))
+    idle_s = sum(alone[k.label] for k in net.kernels if not k.macs)
+    assert 0 < idle_s < found["sum_s"].iloc[0]
+    assert found["no_macs_s"].tolist() == pytest.approx([idle_s, idle_s])
+
+
+def test_kernel_sums_need_both_levels():
+    table = campaign(1.0, dtype="float32", processor="CPU1")
+    for level in ("kernel", "network"):
+        found = explore.kernel_sums(table[table["level"] == level])
+        assert found.empty
+        assert "ratio" in found

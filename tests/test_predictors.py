@@ -135,7 +135,7 @@ def test_gaussian_process_returns_to_physics_far_outside():
 
 def test_rounding_widens_the_interval_of_small_values_only():
     table = convolutions(80)
-    model = GaussianProcess(rounding_j=1e-4).fit(table, table["energy_j"])
+    model = GaussianProcess(rounding=1e-4).fit(table, table["energy_j"])
     low, high = model.interval(table)
     order = np.argsort(table["energy_j"].to_numpy())
     width = np.log(high / low)[order]

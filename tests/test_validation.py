@@ -4,6 +4,8 @@ import pytest
 from sklearn.base import BaseEstimator, RegressorMixin
 
 from edgeutils import EdgeError
+from edgeutils.networks import sampler, zoo
+from edgeutils.networks.kernels import kernel_frame
 from edgeutils.regression.predictors import NETWORK_FEATURES, FlopsLine, PaperForest
 from edgeutils.regression.studies import (
     FEATURE_GROUPS,
@@ -11,6 +13,7 @@ from edgeutils.regression.studies import (
     kernel_errors,
     kernel_study,
     network_systems,
+    networks_from_kernels,
 )
 from edgeutils.regression.validation import (
     Split,
@@ -183,6 +186,44 @@ def test_kernel_study_leaves_out_rows_without_configuration():
 
 def test_kernel_study_without_any_set_is_empty_but_has_its_column():
     assert kernel_study({})["study"].tolist() == []
+
+
+def priced(kernels):
+    """Kernels with a latency that the physical model can express."""
+    frame = kernel_frame(kernels)
+    elements = (frame["input_bytes"] + frame["output_bytes"]) / 4
+    return frame.assign(latency_s=1e-6 + 1e-11 * frame["macs"] + 1e-10 * elements)
+
+
+def test_networks_are_recovered_as_sums_of_predicted_kernels():
+    nets = [zoo.variant("squeezenet", index) for index in range(3)]
+    kinds = dict.fromkeys(kernel.kernel_type for kernel in nets[0].kernels)
+    drawn = pd.concat([priced(sampler.sample(kind, 12, seed=1)) for kind in kinds])
+    seen = drawn.assign(level="kernel", group=[f"k{i}" for i in range(len(drawn))])
+    whole = [
+        {"level": "network", "group": net.name, "dtype": "float32", "family": "squeezenet"}
+        | {"latency_s": 1.25 * priced(net.kernels)["latency_s"].sum()}
+        for net in nets
+    ]
+    table = pd.concat([seen, pd.DataFrame(whole)], ignore_index=True)
+    errors = networks_from_kernels(table, trees=5)
+    assert errors.groupby("method").size().tolist() == [3, 3, 3, 3]
+    physical = errors[errors["method"] == "physical model"]
+    assert physical["error"].tolist() == pytest.approx([-0.2] * 3, abs=0.01)
+    # Of a network with a kernel of a type that nobody measured nothing can be said.
+    lacking = table[table["kernel_type"] != "maxpool"]
+    assert networks_from_kernels(lacking, trees=5).empty
+
+
+def test_another_target_is_predicted():
+    table = rows().assign(latency_s=lambda t: 2 * t["energy_j"])
+    split = {"grouped": Split("grouped")}
+    joules, seconds = (
+        cross_validate({"line": FlopsLine()}, table, split, target=target)
+        for target in ("energy_j", "latency_s")
+    )
+    assert seconds["predicted"].tolist() == pytest.approx((2 * joules["predicted"]).tolist())
+    assert seconds["error"].tolist() == pytest.approx(joules["error"].tolist())
 
 
 def test_excess_is_paired_row_by_row():

@@ -14,11 +14,10 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from edgeutils import EdgeError
+from edgeutils import ROOT, EdgeError
 from edgeutils.datasets import registry
 from edgeutils.datasets.mlperf import build_mlperf as build_mlperf
 from edgeutils.datasets.mlperf import compare_with_committed as compare_with_committed
-from edgeutils.datasets.published import PUBLISHED
 from edgeutils.datasets.published import paper_devices as paper_devices
 from edgeutils.datasets.registry import mirror as mirror
 from edgeutils.networks import zoo
@@ -62,7 +61,8 @@ def _catalogue() -> dict[str, dict[str, Any]]:
 def _find(name: str) -> tuple[str, dict[str, Path]]:
     if name not in _catalogue():
         raise EdgeError(f"unknown data set {name!r}; use one of: {', '.join(_catalogue())}")
-    embedded = {file: PUBLISHED / file for file in _catalogue()[name].get("embedded", [])}
+    paths = [ROOT / "data" / file for file in _catalogue()[name].get("embedded", [])]
+    embedded = {path.name: path for path in paths}
     return ("embedded", embedded) if embedded else registry.locate(name)
 
 
@@ -132,6 +132,19 @@ def network_table() -> pd.DataFrame:
     table = load("mlperf-inference-power")
     features = zoo.features(table["name"]).loc[table["name"]].reset_index(drop=True)
     return table.assign(**features)
+
+
+def own_networks() -> pd.DataFrame:
+    """Load the networks of `litert-x86`, measured once, with the zoo's counts as columns.
+
+    Of `edgeutils.networks.zoo.features` those that no number type changes: `layers`,
+    `activations` and MACs by kind.
+    """
+    table = load("litert-x86")
+    table = table[(table["level"] == "network") & ~table["name"].str.endswith(" again")]
+    counts = zoo.features(table["model"].unique())
+    kept = [name for name in counts if name not in table and not name.endswith("bytes")]
+    return table.join(counts[kept], on="model").reset_index(drop=True)
 
 
 def check(name: str) -> list[str]:

@@ -227,13 +227,13 @@ class GaussianProcess(RegressorMixin, BaseEstimator):
     zero and the physical model remains (Rasmussen and Williams 2006, sections 2.7 and 4.2).
 
     `features` are the columns of x: their logs are standardised, and columns that are missing or
-    constant left out. `rounding_j` is the step to which the targets were rounded, in their own
+    constant left out. `rounding` is the step to which the targets were rounded, in their own
     unit: part of the noise, and the greater part for the smallest targets.
     """
 
     features: tuple[str, ...] = KERNEL_FEATURES
     _: KW_ONLY
-    rounding_j: float = 0.0
+    rounding: float = 0.0
 
     def fit(self, table: pd.DataFrame, target: ArrayLike) -> Self:
         """Fit the physical model, then length scales and noise by the marginal likelihood."""
@@ -243,7 +243,7 @@ class GaussianProcess(RegressorMixin, BaseEstimator):
         varies = np.isfinite(x).all(axis=0) & (np.ptp(x, axis=0) > 0)
         self.columns_ = tuple(np.array(self.features)[varies])
         # Rounding alone causes a variance of step^2 / 12, in the log relative to the value.
-        noise = 1e-8 + (self.rounding_j / y) ** 2 / 12
+        noise = 1e-8 + (self.rounding / y) ** 2 / 12
         # Bounds keep the search in a sensible room: 3 % to 70 % noise, scales that matter.
         scales = kernels.Matern(np.full(varies.sum(), 3.0), (0.2, 200), nu=1.5)
         spread = kernels.ConstantKernel(1.0, (1e-3, 1e3))
@@ -265,5 +265,5 @@ class GaussianProcess(RegressorMixin, BaseEstimator):
         """Return low and high end of the 90 % predictive interval, noise included."""
         _, sd = self.process_.predict(design(table, self.columns_), return_std=True)
         value = self.predict(table)
-        factor = np.exp(_Z90 * np.sqrt(sd**2 + (self.rounding_j / value) ** 2 / 12))
+        factor = np.exp(_Z90 * np.sqrt(sd**2 + (self.rounding / value) ** 2 / 12))
         return value / factor, value * factor

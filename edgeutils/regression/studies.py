@@ -1,4 +1,4 @@
-"""The two studies of the book: networks on MLPerf's boards, kernels on a phone.
+"""The studies of the book: networks on MLPerf's boards, kernels on a phone, both on a computer.
 
 Chapters and later stages call the same functions, so that a chapter that runs alone builds the
 very table that the one before it would have written.
@@ -7,9 +7,12 @@ very table that the one before it would have written.
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+import numpy as np
 import pandas as pd
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 
+from edgeutils.networks import zoo
+from edgeutils.networks.kernels import kernel_frame
 from edgeutils.regression import predictors
 from edgeutils.regression.validation import Split, cross_validate
 
@@ -63,41 +66,85 @@ def network_errors(
     return cross_validate(models, network_systems(table), splits, by="system", seeds=seeds)
 
 
-def kernel_study(sets: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Join the phones' kernels into studies that are fitted apart.
+def kernel_study(sets: Mapping[str, pd.DataFrame], *, target: str = "energy_j") -> pd.DataFrame:
+    """Join kernels into studies that are fitted apart.
 
     `sets` maps the data sets at hand to their tables: `platformx-conv-cpu`, `platformx-conv-gpu`
-    (convolutions) and `deepen2023` (whose other types are used). Rows with an energy and a full
-    configuration stay; `study` is "convolutions, CPU", "convolutions, GPU" or the kernel type.
+    (convolutions), `deepen2023` (whose other types are used) or others. Rows with a `target` and a
+    full configuration stay; `study` is "convolutions, CPU", "convolutions, GPU" or the kernel type.
     """
     parts = []
     for name, table in sets.items():
-        rows = table[table["input_bytes"].notna() & table["energy_j"].gt(0)]
-        if name not in _CONVS:
+        rows = table[table["input_bytes"].notna() & table[target].gt(0)]
+        if name == "deepen2023":
             rows = rows[rows["kernel_type"] != "conv-bn-relu"]
         parts.append(rows.assign(study=_CONVS.get(name, rows["kernel_type"])))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"study": []})
 
 
-def kernel_models(*, seed: int = 0) -> dict[str, BaseEstimator]:
-    """Name the methods for kernels."""
+def kernel_models(
+    *, seed: int = 0, trees: int | None = None, rounding: float = DEEPEN_STEP_J
+) -> dict[str, BaseEstimator]:
+    """Name the methods for kernels; `rounding` is the step of the targets, in their unit."""
     return {
         "FLOPs line": predictors.FlopsLine(),
-        "paper's forest": predictors.PaperForest(seed=seed),
+        "paper's forest": predictors.PaperForest(trees=trees, seed=seed),
         "physical model": predictors.PhysicalModel(predictors.KERNEL_TERMS, by_dtype=False),
-        OURS_KERNELS: predictors.GaussianProcess(rounding_j=DEEPEN_STEP_J),
+        OURS_KERNELS: predictors.GaussianProcess(rounding=rounding),
     }
 
 
 def kernel_errors(
-    table: pd.DataFrame, *, folds: int = 5, seeds: Sequence[int] = (0,)
+    table: pd.DataFrame,
+    *,
+    folds: int = 5,
+    seeds: Sequence[int] = (0,),
+    trees: int | None = None,
+    target: str = "energy_j",
 ) -> pd.DataFrame:
     """Predict the rows of `kernel_study` out of fold, each study by itself; as `network_errors`.
 
     The folds are grouped: equal configurations never lie on both sides.
     """
     splits = {"grouped": Split("grouped", "group", folds=folds)}
-    return cross_validate(kernel_models(seed=seeds[0]), table, splits, by="study", seeds=seeds)
+    models = _models_of(target, seeds[0], trees)
+    return cross_validate(models, table, splits, by="study", seeds=seeds, target=target)
+
+
+def _models_of(target: str, seed: int, trees: int | None) -> dict[str, BaseEstimator]:
+    # Of the studies' targets only the phones' energies were rounded.
+    rounding = DEEPEN_STEP_J if target == "energy_j" else 0.0
+    return kernel_models(seed=seed, trees=trees, rounding=rounding)
+
+
+def networks_from_kernels(
+    table: pd.DataFrame, *, seed: int = 0, trees: int | None = None, target: str = "latency_s"
+) -> pd.DataFrame:
+    """Predict networks of the zoo as sums over their kernels, by models that saw kernels only.
+
+    `table` holds kernels and networks of one device, processor and number type. One model of each
+    method is fitted per kernel type; networks with a kernel of a type that was not measured are
+    left out. Columns as in `edgeutils.regression.validation.cross_validate`, without intervals.
+    """
+    kernels, networks = (table[table["level"] == level] for level in ("kernel", "network"))
+    graphs = {name: zoo.network(name) for name in networks["group"]}
+    parts = kernel_frame(kernel for graph in graphs.values() for kernel in graph.kernels)
+    parts["network"] = np.repeat(list(graphs), [len(g.kernels) for g in graphs.values()])
+    parts["dtype"] = networks["dtype"].iloc[0]
+    found = []
+    for method, model in _models_of(target, seed, trees).items():
+        cost = pd.Series(np.nan, parts.index)
+        for kind, rows in kernels.groupby("kernel_type"):
+            asked = parts[parts["kernel_type"] == kind]
+            if len(asked):
+                fitted = clone(model).fit(rows, rows[target].to_numpy(float))
+                cost[asked.index] = fitted.predict(asked)
+        total = cost.groupby(parts["network"]).agg(lambda part: part.sum(skipna=False))
+        found.append(networks.assign(method=method, predicted=networks["group"].map(total)))
+    errors = pd.concat(found, ignore_index=True).dropna(subset="predicted")
+    errors = errors.assign(measured=errors[target], split="kernels only", seed=seed)
+    errors["error"] = errors["predicted"] / errors["measured"] - 1
+    return errors.assign(ape=errors["error"].abs(), low90=np.nan, high90=np.nan)
 
 
 def ablation_models(*, kernels: bool = False) -> dict[str, BaseEstimator]:
@@ -108,7 +155,7 @@ def ablation_models(*, kernels: bool = False) -> dict[str, BaseEstimator]:
     models: dict[str, BaseEstimator] = {}
     model: Callable[..., BaseEstimator] = predictors.PhysicalModel
     if kernels:
-        model = partial(predictors.GaussianProcess, rounding_j=DEEPEN_STEP_J)
+        model = partial(predictors.GaussianProcess, rounding=DEEPEN_STEP_J)
     else:
         models["without number type"] = model(by_dtype=False)
     level = "kernel" if kernels else "network"

@@ -80,8 +80,9 @@ def cross_validate(  # noqa: PLR0913  every option changes the question that is 
     by: str | None = None,
     seeds: Sequence[int] = (0,),
     points: int | None = None,
+    target: str = "energy_j",
 ) -> pd.DataFrame:
-    """Predict the `energy_j` of every row by fresh models, fitted to folds that do not hold it.
+    """Predict the `target` of every row by fresh models, fitted to folds that do not hold it.
 
     Models and splits go by the names that they get in the result. Rows that differ in the column
     `by` (a system, a kernel type) are fitted apart. `seeds` repeat the random and grouped splits; a
@@ -91,9 +92,9 @@ def cross_validate(  # noqa: PLR0913  every option changes the question that is 
     -------
     pandas.DataFrame
         One row per row of the table, split, method and seed: `split`, `method`, `seed`, `fold`,
-        the identifying columns, `measured`, `predicted`, `low90`, `high90` (J; NaN for methods
-        without an interval), and as fractions `error` (predicted / measured - 1) and `ape` (its
-        absolute value).
+        the identifying columns, `measured`, `predicted`, `low90`, `high90` (unit of the target;
+        NaN for methods without an interval), and as fractions `error` (predicted / measured - 1)
+        and `ape` (its absolute value).
     """
     if table.empty:  # no rows, no errors: a chapter whose data set is missing goes on
         return pd.DataFrame(columns=list(dict.fromkeys((*_LABELS, *_CARRIED, by, *_RESULTS))))
@@ -107,7 +108,8 @@ def cross_validate(  # noqa: PLR0913  every option changes the question that is 
                     seen, unseen = rows.iloc[drawn if points else train], rows.iloc[test]
                     labels = dict(unseen[carried]) | {"split": label, "seed": seed, "fold": fold}
                     for method, model in models.items():
-                        found = labels | {"method": method} | _predict(clone(model), seen, unseen)
+                        found = _predict(clone(model), seen, unseen, target)
+                        found = labels | {"method": method} | found
                         parts.append(pd.DataFrame(found))
     errors = pd.concat(parts, ignore_index=True)
     errors["error"] = errors["predicted"] / errors["measured"] - 1
@@ -115,10 +117,12 @@ def cross_validate(  # noqa: PLR0913  every option changes the question that is 
     return errors[[*_LABELS, *carried, *_RESULTS]]
 
 
-def _predict(model: BaseEstimator, seen: pd.DataFrame, unseen: pd.DataFrame) -> dict[str, Any]:
-    predicted = model.fit(seen, seen["energy_j"].to_numpy(float)).predict(unseen)
+def _predict(
+    model: BaseEstimator, seen: pd.DataFrame, unseen: pd.DataFrame, target: str
+) -> dict[str, Any]:
+    predicted = model.fit(seen, seen[target].to_numpy(float)).predict(unseen)
     low, high = model.interval(unseen) if hasattr(model, "interval") else (np.nan, np.nan)
-    measured = unseen["energy_j"].to_numpy(float)
+    measured = unseen[target].to_numpy(float)
     return {"measured": measured, "predicted": predicted, "low90": low, "high90": high}
 
 
@@ -219,13 +223,15 @@ def learning_curve(  # noqa: PLR0913  the same question as `cross_validate`, and
     *,
     by: str | None = None,
     seeds: Sequence[int] = (0,),
+    target: str = "energy_j",
 ) -> pd.DataFrame:
     """Cross-validate with training sets thinned to a number of rows, drawn anew for every seed.
 
     The result is that of `cross_validate`, with a column `points`: the most rows that a fit saw.
     """
     parts = []
+    how: dict[str, Any] = {"by": by, "target": target}
     for size, seed in product(sizes, seeds):
-        drawn = cross_validate(models, table, {split.kind: split}, by=by, seeds=[seed], points=size)
+        drawn = cross_validate(models, table, {split.kind: split}, seeds=[seed], points=size, **how)
         parts.append(drawn.assign(points=size, seed=seed))
     return pd.concat(parts, ignore_index=True)
