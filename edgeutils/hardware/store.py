@@ -121,12 +121,12 @@ class Store:
             self._db.execute("INSERT OR REPLACE INTO anchors VALUES (?, ?)", (started_s, latency_s))
 
     def best(self) -> list[Best]:
-        """Return the points that were measured, best attempt each, in the order of the campaign."""
+        """Return the points that were measured, in the order of the campaign."""
         return _best(self._db)
 
 
 def load(folder: str | Path) -> tuple[dict[str, Any], list[Best]]:
-    """Plan and best results of a store, also while it is in use; EdgeError if there is none."""
+    """Plan and results of a store, also while it is in use; EdgeError if there is none."""
     folder = Path(folder)
     if not (folder / _FILE).is_file():
         raise EdgeError(f"{folder} holds no campaign; give the folder of edgeutils measure --store")
