@@ -4,24 +4,17 @@ from pathlib import Path
 
 import pandas as pd
 
-#: Flags of a campaign that make a row doubtful; see `edgeutils.hardware.store.DOUBTS`.
-_DOUBTS = ("failed", "unstable", "disturbed", "busy", "hot", "drift")
+from edgeutils.hardware.store import DOUBTS
 
 
 def load_campaign(files: dict[str, Path]) -> tuple[pd.DataFrame, dict[str, int]]:
     """Measurement table of a campaign; rows that failed are set aside, doubtful ones stay."""
     table = pd.read_parquet(files["measurements.parquet"])
-    flags = table["flags"].str.split()
-    count = {
-        doubt: int(flags.map(lambda words, doubt=doubt: doubt in words).sum()) for doubt in _DOUBTS
-    }
-    left_out = {"could not be run, left out": count.pop("failed")}
-    defects = left_out | {
-        f"flagged {name} after all attempts, kept": n for name, n in count.items()
-    }
-    return table[table["latency_s"].notna()].reset_index(drop=True), {
-        k: n for k, n in defects.items() if n
-    }
+    count = table["flags"].str.split().explode().value_counts()
+    said = {doubt: f"flagged {doubt}, kept" for doubt in sorted(DOUBTS)}
+    said["failed"] = "could not be run, left out"
+    defects = {said[doubt]: int(n) for doubt, n in count.items() if doubt in said}
+    return table[table["latency_s"].notna()].reset_index(drop=True), defects
 
 
 def conditions(files: dict[str, Path]) -> pd.DataFrame:

@@ -82,7 +82,7 @@ def run(
         meter = open_meter(plan.meter) if plan.meter else None
         session = _Session(plan, store, progress or Progress(), meter)
         try:
-            for attempt in range(1, max(plan.attempts, plan.visits) + 1):
+            for attempt in range(1, plan.rounds + 1):
                 session.round(attempt)
         finally:
             session.model.unlink(missing_ok=True)
@@ -129,7 +129,7 @@ class _Session:
         ]
         if not todo:
             return
-        self.progress.start("measuring", attempt, max(self.plan.attempts, self.plan.visits))
+        self.progress.start("measuring", attempt, self.plan.rounds)
         began, flagged = time.monotonic(), 0
         for done, (key, point) in enumerate(todo):
             self.anchor()

@@ -128,6 +128,11 @@ class CampaignPlan:
                 "the plan names no workload; give kernels, networks, kernels_of or models"
             )
 
+    @property
+    def rounds(self) -> int:
+        """Visits of a point, at most."""
+        return max(self.visits, self.attempts)
+
     def anchor_kernel(self) -> tuple[Kernel, float]:
         """Return the kernel that is measured again and again, and how often, s."""
         valid = [f.name for f in fields(Kernel)]

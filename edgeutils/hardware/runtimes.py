@@ -28,6 +28,7 @@ from edgeutils.hardware import child as worker
 from edgeutils.hardware.clock import SYNC_CHIP_S, SYNC_CHIPS
 from edgeutils.hardware.stamps import EPOCH_VARIABLE, monotonic_epoch_us
 from edgeutils.hardware.trace import Floats, Marks
+from edgeutils.networks.model_file import check_identifier, model_path
 
 #: Name of a runtime: (module, distribution).
 RUNTIMES = {
@@ -37,7 +38,6 @@ RUNTIMES = {
 Stamps = Sequence[Sequence[int]] | NDArray[np.int64]
 #: Name of the rows of a marks file that are busy spells of a sync pulse, not work.
 SYNC_NAME = "sync"
-_IDENTIFIER = b"TFL3"  # bytes 4 to 7 of every .tflite
 
 
 @dataclass(frozen=True)
@@ -139,16 +139,9 @@ def run(  # noqa: PLR0913 - keyword-only options
 
 def check_model(model: str | Path) -> tuple[Path, str]:
     """Return path and SHA-256 of a `.tflite`; EdgeError if it is missing or something else."""
-    path = Path(model)
-    if not path.is_file():
-        raise EdgeError(f"{path} does not exist or is no file; give the path of a .tflite model")
+    path = model_path(model)
     with path.open("rb") as file:
-        found = file.read(8)[4:]
-        if found != _IDENTIFIER:
-            raise EdgeError(
-                f"{path.name} is no .tflite model: bytes 4 to 7 should be {_IDENTIFIER!r}, "
-                f"but are {found!r}; convert the model to LiteRT first"
-            )
+        check_identifier(file, path.name)
         file.seek(0)
         return path, hashlib.file_digest(file, "sha256").hexdigest()
 

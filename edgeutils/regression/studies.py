@@ -83,9 +83,10 @@ def kernel_study(sets: Mapping[str, pd.DataFrame], *, target: str = "energy_j") 
 
 
 def kernel_models(
-    *, seed: int = 0, trees: int | None = None, rounding: float = DEEPEN_STEP_J
+    *, seed: int = 0, trees: int | None = None, target: str = "energy_j"
 ) -> dict[str, BaseEstimator]:
-    """Name the methods for kernels; `rounding` is the step of the targets, in their unit."""
+    """Name the methods for kernels; of the targets only the phones' energies were rounded."""
+    rounding = DEEPEN_STEP_J if target == "energy_j" else 0.0
     return {
         "FLOPs line": predictors.FlopsLine(),
         "paper's forest": predictors.PaperForest(trees=trees, seed=seed),
@@ -107,14 +108,8 @@ def kernel_errors(
     The folds are grouped: equal configurations never lie on both sides.
     """
     splits = {"grouped": Split("grouped", "group", folds=folds)}
-    models = _models_of(target, seeds[0], trees)
+    models = kernel_models(seed=seeds[0], trees=trees, target=target)
     return cross_validate(models, table, splits, by="study", seeds=seeds, target=target)
-
-
-def _models_of(target: str, seed: int, trees: int | None) -> dict[str, BaseEstimator]:
-    # Of the studies' targets only the phones' energies were rounded.
-    rounding = DEEPEN_STEP_J if target == "energy_j" else 0.0
-    return kernel_models(seed=seed, trees=trees, rounding=rounding)
 
 
 def networks_from_kernels(
@@ -132,7 +127,7 @@ def networks_from_kernels(
     parts["network"] = np.repeat(list(graphs), [len(g.kernels) for g in graphs.values()])
     parts["dtype"] = networks["dtype"].iloc[0]
     found = []
-    for method, model in _models_of(target, seed, trees).items():
+    for method, model in kernel_models(seed=seed, trees=trees, target=target).items():
         cost = pd.Series(np.nan, parts.index)
         for kind, rows in kernels.groupby("kernel_type"):
             asked = parts[parts["kernel_type"] == kind]

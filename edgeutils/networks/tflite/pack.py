@@ -16,6 +16,7 @@ import yaml
 from ai_edge_litert import schema_py_generated as schema
 
 from edgeutils import EdgeError
+from edgeutils.networks.model_file import IDENTIFIER
 
 #: What is to be known about LiteRT's operators.
 FACTS = yaml.safe_load(Path(__file__).with_name("operators.yml").read_text(encoding="utf-8"))
@@ -174,7 +175,7 @@ class FileModel:
         model.operatorCodes = [self._code(op) for op in self._codes]
         # Room for all, so that the builder never copies what it has.
         builder = flatbuffers.Builder(size + _TENSOR_BYTES * len(self._tensors))
-        builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+        builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
         return memoryview(builder.Bytes)[builder.Head() :]
 
     def _code(self, op: str) -> Any:

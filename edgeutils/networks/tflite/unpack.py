@@ -17,12 +17,12 @@ import yaml
 from ai_edge_litert import schema_py_generated as schema
 
 from edgeutils import EdgeError
+from edgeutils.networks.model_file import check_identifier, model_path
 
 FACTS: dict[str, Any] = yaml.safe_load(
     Path(__file__).with_name("fusion.yml").read_text(encoding="utf-8")
 )
 
-_IDENTIFIER = b"TFL3"
 # Offsets in a flatbuffer are 31 bits wide.
 _LARGEST_BYTES = 2**31
 # More than any network has; a file that claims more is damaged or hostile.
@@ -74,7 +74,7 @@ class Model:
 
 def open_model(path: str | Path) -> Model:
     """Read operators and tensors of a `.tflite`; see `reader.read` for what is refused."""
-    path = Path(path)
+    path = model_path(path)
     data = _mapped(path)
     try:
         model = _Parts(schema.Model.GetRootAs(data)).model(path.name)
@@ -94,8 +94,6 @@ def open_model(path: str | Path) -> Model:
 
 
 def _mapped(path: Path) -> memoryview:
-    if not path.is_file():
-        raise EdgeError(f"{path} does not exist or is no file; give the path of a .tflite model")
     try:
         with path.open("rb") as file:
             size_bytes = os.fstat(file.fileno()).st_size
@@ -104,11 +102,7 @@ def _mapped(path: Path) -> memoryview:
                     f"{path.name} has {size_bytes / 1e9:.1f} GB, but a .tflite file has at most "
                     f"{_LARGEST_BYTES / 1e9:.1f} GB; give a smaller model"
                 )
-            if (found := file.read(8)[4:]) != _IDENTIFIER:
-                raise EdgeError(
-                    f"{path.name} is no .tflite model: bytes 4 to 7 should be {_IDENTIFIER!r}, "
-                    f"but are {found!r}; convert the model to LiteRT first"
-                )
+            check_identifier(file, path.name)
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except OSError as error:
         raise EdgeError(f"{path} cannot be read: {error.strerror}; mend that first") from None
