@@ -15,6 +15,7 @@ from edgeutils import ROOT, EdgeError
 from edgeutils.datasets.commands import app as data_app
 from edgeutils.hardware import commands as hardware
 from edgeutils.networks import commands as networks
+from edgeutils.regression import commands as regression
 
 app = typer.Typer(
     help="Measure, predict and score the energy of deep learning on edge devices.",
@@ -26,6 +27,8 @@ app.add_typer(data_app, name="data")
 app.command()(hardware.energy)
 app.command()(hardware.measure)
 app.command()(networks.kernels)
+app.command()(regression.fit)
+app.command()(regression.predict)
 app.command()(hardware.doctor)
 
 Profile = Annotated[str, typer.Option(help="quick (embedded data) or full (every public set).")]

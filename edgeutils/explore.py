@@ -3,9 +3,11 @@
 import numpy as np
 import pandas as pd
 import statsmodels.formula.api as smf
+from numpy.typing import ArrayLike
 
 from edgeutils import EdgeError
 from edgeutils.networks import zoo
+from edgeutils.networks.kernels import WORK, add_work
 
 
 def processor_ratios(table: pd.DataFrame, base: str = "CPU1") -> pd.DataFrame:
@@ -145,3 +147,42 @@ def energy_per_mac(kernels: pd.DataFrame) -> pd.DataFrame:
     percentiles = {"low5_pj": 0.05, "median_pj": 0.5, "high95_pj": 0.95}
     table = pd.DataFrame({name: cost.quantile(part) for name, part in percentiles.items()})
     return table.assign(kernels=cost.size()).sort_values("median_pj").reset_index()
+
+
+#: Sizes of a kernel that one may turn while the others stand still.
+_SIZES = ("hw", "cin", "cout", "kernel_size", "stride")
+
+
+def near_kernels(
+    rows: pd.DataFrame, kernel: pd.DataFrame, free: str, factor: float = 1.3
+) -> pd.DataFrame:
+    """Rows that differ from a `kernel` (one row) in the size `free`, and hardly in the others.
+
+    Of the same type and number type; channels within `factor`, all else equal.
+
+    >>> rows = pd.DataFrame({"kernel_type": "fc", "cin": [8, 9, 99], "cout": [1, 5, 1]})
+    >>> near_kernels(rows, rows[:1], "cout")["cout"].tolist()
+    [1, 5]
+    """
+    held = kernel.iloc[0]
+    same = [c for c in ("kernel_type", "dtype") if c in rows]
+    keep = (rows[same] == held[same]).all(axis=1)
+    for size in [c for c in _SIZES if c in rows and c != free and pd.notna(held[c])]:
+        ratio = rows[size].astype(float) / float(held[size])
+        slack = factor if size in ("cin", "cout") else 1.0
+        keep &= ratio.between(1 / slack, slack)
+    return rows[keep]
+
+
+def kernel_slice(kernel: pd.DataFrame, size: str, values: ArrayLike) -> pd.DataFrame:
+    """Copy a `kernel` (one row) with a size turned to each of `values`, and the work that follows.
+
+    >>> layer = pd.DataFrame({"kernel_type": ["fc"], "cin": [8], "cout": [4], "dtype": ["int8"]})
+    >>> kernel_slice(layer, "cin", [8, 16])["macs"].tolist()
+    [32.0, 64.0]
+    """
+    turned = np.asarray(values)
+    rows = kernel.loc[kernel.index.repeat(len(turned))].reset_index(drop=True)
+    # Exact sizes go with the work: they belong to the kernel as it was.
+    rows = rows.drop(columns=[*WORK, "pixels", "taps"], errors="ignore")
+    return add_work(rows.assign(**{size: turned}))

@@ -157,6 +157,8 @@ def energy_by_inference(
 def dot_rows(frame: pd.DataFrame, x: str, y: str, hue: str, ax: Axes | None = None) -> Axes:
     """One row per value of `y` (first on top), one marker per value of `hue`, log axis for `x`."""
     ax = new_axes(ax)
+    if frame.empty:
+        return _not_at_hand(ax, frame)
     rows = _rows(ax, frame[y])
     for part, style in _parts(frame, hue):
         ax.plot(part[x], part[y].map(rows), ls="none", ms=7, alpha=0.85, **style)
@@ -243,6 +245,44 @@ def percent_ticks(axis: Axis, ticks: Iterable[float] = PERCENT_TICKS) -> None:
     axis.set_ticks([tick for tick in ticks if low <= tick <= high], minor=False)
     axis.set_minor_formatter("")
     axis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+
+
+def slice_lines(
+    ax: Axes, sweep: pd.DataFrame, x: str, points: pd.DataFrame, y: str = "value"
+) -> None:
+    """Draw predictions `y` of each `method` over the size `x`, real `points` beside them.
+
+    Columns `y` + "_low90" and "_high90" make a band; where `outside` is true a line is dotted.
+    """
+    ax.plot(points[x], points[y], "o", color="black", ms=4, alpha=0.5, mew=0, label="measured")
+    for part, style in _parts(sweep, "method"):
+        look: dict[str, Any] = {"color": style["color"], "lw": 1.6}
+        band = part.get([f"{y}_low90", f"{y}_high90"])
+        if band is not None and band.notna().all(axis=None):
+            ax.fill_between(part[x], *band.T.to_numpy(), color=style["color"], alpha=0.2, lw=0)
+        outside = part["outside"].astype(bool)
+        near = [outside.shift(step, fill_value=False) for step in (-1, 1)]
+        ax.plot(part[x], part[y].mask(outside), label=style["label"], **look)
+        ax.plot(part[x], part[y].where(outside | near[0] | near[1]), ls=":", **look)
+    ax.set(xscale="log", yscale="log")
+    plain_ticks(ax.xaxis)
+    plain_ticks(ax.yaxis)
+
+
+def share_bars(shares: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """One bar per row (first on top), cut into the shares (fractions) of the columns."""
+    own, ax = ax is None, new_axes(ax)
+    rows, colours, left = _rows(ax, shares.index), palette(shares.columns), 0 * shares.iloc[:, 0]
+    for name, hatch in zip(shares, _HATCHES, strict=False):
+        style: dict[str, Any] = {"color": colours[name], "hatch": hatch, "label": str(name)}
+        ax.barh(list(rows.values()), shares[name], left=left, edgecolor="white", **style)
+        left = left + shares[name]
+    ax.set_xlim(0, 1)
+    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    ax.grid(axis="y", visible=False)
+    if own:
+        legend_below(ax)
+    return ax
 
 
 def grey_diagonal(ax: Axes) -> Axes:

@@ -6,14 +6,16 @@ import pytest
 
 from edgeutils import EdgeError
 from edgeutils.networks.kernels import KERNEL_TYPES, add_work
+from edgeutils.regression.features import design
+from edgeutils.regression.physical import costs
 from edgeutils.regression.predictors import (
     PAPER_FORESTS,
+    FlopsAndBytes,
     FlopsLine,
-    GaussianProcess,
     LatencyTimesPower,
     PaperForest,
+    PerType,
     PhysicalModel,
-    design,
 )
 
 
@@ -58,6 +60,27 @@ def test_flops_line_recovers_slope_and_intercept():
     assert line.predict(pd.DataFrame({"macs": [1e7]})) == pytest.approx([3.5])
 
 
+def test_flops_and_bytes_recovers_both_slopes_and_the_intercept():
+    table = convolutions(40)
+    moved = table[["input_bytes", "output_bytes", "weight_bytes"]].sum(axis=1)
+    model = FlopsAndBytes().fit(table, 0.5 + 3e-10 * table["macs"] + 2e-9 * moved)
+    assert model.line_.coef_ == pytest.approx([3e-10, 2e-9], rel=1e-6)
+    assert model.predict(table.head(0).reindex([0]).fillna(0)) == pytest.approx([0.5])
+
+
+def test_each_type_has_a_model_of_its_own_in_whatever_order_its_rows_come():
+    kinds = np.array(["relu", "bn", "relu", "bn", "bn", "relu"])
+    table = pd.DataFrame({"kernel_type": kinds, "macs": [1.0, 2, 3, 4, 5, 6]}, index=[3] * 6)
+    slope = np.where(kinds == "bn", 10.0, 1.0)
+    lines = PerType(FlopsLine()).fit(table, slope * table["macs"])
+    assert list(lines.models_) == ["relu", "bn"]
+    assert lines.predict(table) == pytest.approx(slope * table["macs"].to_numpy())
+    with pytest.raises(
+        EdgeError, match=r"no fc kernel was in the training; it had \['relu', 'bn'\]"
+    ):
+        lines.predict(table.assign(kernel_type="fc"))
+
+
 def test_latency_times_power_recovers_the_power():
     table = networks()
     model = LatencyTimesPower().fit(table, table["energy_j"])
@@ -83,6 +106,17 @@ def test_physical_model_shrugs_off_outliers_and_never_pays_negative():
     assert (falling.costs_ >= 0).all()
 
 
+def test_rows_that_rounding_spoils_count_less():
+    x = np.column_stack([np.ones(40), np.linspace(1, 40, 40)])
+    truth = 0.1 + 0.05 * x[:, 1]
+    rounded = np.maximum(np.round(truth), 1)  # below 1.5 all read 1
+    told, untold = (costs(x, rounded, rounding=step) for step in (1.0, 0.0))
+    assert np.abs(told - [0.1, 0.05]).sum() < 0.7 * np.abs(untold - [0.1, 0.05]).sum()
+    assert (told >= 0).all()
+    # A column without any work has no price, and no part in the others'.
+    assert costs(np.column_stack([x, 0 * truth]), truth) == pytest.approx([0.1, 0.05, 0])
+
+
 def test_relative_errors_serve_the_small_and_absolute_ones_the_large():
     table = networks(200)
     # A price the model has no term for makes both compromise, each at the other end.
@@ -106,40 +140,6 @@ def test_physical_interval_covers_unseen_groups():
     model = PhysicalModel(("macs", "layers"), group="family").fit(train, noisy[:200])
     low, high = model.interval(test)
     assert 0.83 < np.mean((low <= noisy[200:]) & (noisy[200:] <= high)) < 0.97
-
-
-def test_gaussian_process_beats_its_mean_and_covers():
-    rng = np.random.default_rng(2)
-    table = convolutions(160)
-    # A cost the physical model has no term for: odd maps are dearer, smoothly in log channels.
-    hidden = np.exp(0.3 * np.sin(np.log(table["cin"])))
-    truth = table["energy_j"] * hidden * np.exp(rng.normal(0, 0.03, len(table)))
-    train, test = table[:120], table[120:]
-    model = GaussianProcess().fit(train, truth[:120])
-    error = np.abs(model.predict(test) / truth[120:] - 1)
-    plain = np.abs(model.mean_.predict(test) / truth[120:] - 1)
-    assert error.mean() < 0.06
-    assert error.mean() < 0.5 * plain.mean()
-    low, high = model.interval(test)
-    assert np.mean((low <= truth[120:]) & (truth[120:] <= high)) > 0.8
-
-
-def test_gaussian_process_returns_to_physics_far_outside():
-    table = convolutions(60)
-    model = GaussianProcess().fit(table, table["energy_j"])
-    giant = convolutions(5, seed=3)
-    giant[["macs", "params", "input_bytes", "output_bytes"]] *= 1e4
-    giant[["cin", "cout"]] *= 10**6
-    assert model.predict(giant) == pytest.approx(model.mean_.predict(giant), rel=0.1)
-
-
-def test_rounding_widens_the_interval_of_small_values_only():
-    table = convolutions(80)
-    model = GaussianProcess(rounding=1e-4).fit(table, table["energy_j"])
-    low, high = model.interval(table)
-    order = np.argsort(table["energy_j"].to_numpy())
-    width = np.log(high / low)[order]
-    assert width[:10].mean() > 3 * width[-10:].mean()
 
 
 def test_paper_forest_has_a_setting_for_every_type_of_the_paper():

@@ -4,75 +4,32 @@ Every predictor is fitted with `fit(table, target)` on rows of one device and pr
 with `predict(table)`; both take DataFrames, the target is in its SI unit. Those with an idea of
 their own error also have `interval(table)`, the 90 % predictive interval. Baselines: a line on the
 multiply-accumulates, measured latency times a constant power, and the random forest of Tu et al.
-(SEC 2023). Ours: a physical model whose terms all cost something, and a Gaussian process that
-corrects it where data are dense.
+(SEC 2023). Ours: a physical model whose terms all cost something; what corrects it where data are
+dense, for kernels, is in `edgeutils.regression.kernel_predictor`.
 """
 
 import math
-import warnings
-from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
-from pathlib import Path
 from typing import Self
 
 import numpy as np
 import pandas as pd
-import yaml
 from numpy.typing import ArrayLike
-from scipy.optimize import nnls
-from scipy.stats import norm
-from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.ensemble import RandomForestRegressor
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.gaussian_process import GaussianProcessRegressor, kernels
 from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import LeaveOneGroupOut
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from edgeutils import EdgeError
-from edgeutils.networks.kernels import DTYPE_BYTES
+from edgeutils.regression.features import SETTINGS, design
+from edgeutils.regression.physical import costs, positive
 
 #: Columns that energy is predicted from, and the paper's forests: kernel type -> settings, columns.
-SETTINGS = yaml.safe_load(Path(__file__).with_name("settings.yml").read_text("utf-8"))
 NETWORK_FEATURES = tuple(SETTINGS["network_features"])
-KERNEL_FEATURES = tuple(SETTINGS["kernel_features"])
 PAPER_FORESTS = SETTINGS["paper_forests"]
 
 #: What a kernel costs in the physical model, beside starting it: arithmetic and moving data.
 KERNEL_TERMS = ("macs", "params", "elements")
-
-_Z90 = norm.ppf(0.95)
-
-
-def design(table: pd.DataFrame, columns: tuple[str, ...]) -> np.ndarray:
-    """Pick feature columns as floats, making the derived ones.
-
-    `dense_macs` is the sum of `conv_macs` and `pointwise_macs` (one price for both: large
-    kernels occur in first layers only, too seldom to price apart); `elements` are the numbers
-    read and written by a kernel. A column that is absent raises `EdgeError`.
-    """
-    derived: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
-        "dense_macs": lambda t: t["conv_macs"] + t["pointwise_macs"],
-        "elements": lambda t: (t["input_bytes"] + t["output_bytes"]) / t["dtype"].map(DTYPE_BYTES),
-    }
-    picked = []
-    for name in columns:
-        try:
-            picked.append(table[name] if name in table else derived[name](table))
-        except KeyError as error:
-            raise EdgeError(
-                f"a predictor needs the column {name} (lacking: {error}); kernels get theirs from "
-                "networks.kernels.add_work, networks from networks.zoo.features"
-            ) from None
-    return np.column_stack([c.to_numpy(float, na_value=np.nan) for c in picked])
-
-
-def _target(target: ArrayLike) -> np.ndarray:
-    values = np.asarray(target, dtype=float)
-    if not len(values) or not np.all(np.isfinite(values) & (values > 0)):
-        raise EdgeError("a predictor's target must be positive in every row; drop the others")
-    return values
 
 
 def _is_quantised(table: pd.DataFrame) -> np.ndarray:
@@ -87,13 +44,56 @@ class FlopsLine(RegressorMixin, BaseEstimator):
 
     def fit(self, table: pd.DataFrame, target: ArrayLike) -> Self:
         """Fit slope and intercept; where the MACs do not vary the line is flat."""
-        line = LinearRegression().fit(design(table, ("macs",)), _target(target))
+        line = LinearRegression().fit(design(table, ("macs",)), positive(target))
         self.slope_, self.intercept_ = float(line.coef_[0]), float(line.intercept_)
         return self
 
     def predict(self, table: pd.DataFrame) -> np.ndarray:
         """Evaluate the line; it may go below zero."""
         return self.intercept_ + self.slope_ * design(table, ("macs",))[:, 0]
+
+
+class FlopsAndBytes(RegressorMixin, BaseEstimator):
+    """Ordinary least squares on multiply-accumulates and on the bytes moved."""
+
+    def fit(self, table: pd.DataFrame, target: ArrayLike) -> Self:
+        """Fit two slopes and an intercept."""
+        self.line_ = LinearRegression().fit(self._design(table), positive(target))
+        return self
+
+    def predict(self, table: pd.DataFrame) -> np.ndarray:
+        """Evaluate the plane; it may go below zero."""
+        return self.line_.predict(self._design(table))
+
+    @staticmethod
+    def _design(table: pd.DataFrame) -> np.ndarray:
+        columns = design(table, ("macs", "input_bytes", "output_bytes", "weight_bytes"))
+        return np.column_stack([columns[:, 0], columns[:, 1:].sum(axis=1)])
+
+
+@dataclass(eq=False)
+class PerType(RegressorMixin, BaseEstimator):
+    """Fits a model for each kernel type by itself."""
+
+    model: BaseEstimator
+
+    def fit(self, table: pd.DataFrame, target: ArrayLike) -> Self:
+        """Fit a clone of the model to the rows of each type."""
+        y, kinds = positive(target), table["kernel_type"].to_numpy()
+        self.models_ = {
+            kind: clone(self.model).fit(table[kinds == kind], y[kinds == kind])
+            for kind in pd.unique(kinds)
+        }
+        return self
+
+    def predict(self, table: pd.DataFrame) -> np.ndarray:
+        """Ask each row's own model; a type that was not trained on raises `EdgeError`."""
+        found, kinds = np.empty(len(table)), table["kernel_type"].to_numpy()
+        for kind in pd.unique(kinds):
+            if kind not in self.models_:
+                raise EdgeError(f"no {kind} kernel was in the training; it had {[*self.models_]}")
+            found[kinds == kind] = self.models_[kind].predict(table[kinds == kind])
+        return found
 
 
 class LatencyTimesPower(RegressorMixin, BaseEstimator):
@@ -104,7 +104,7 @@ class LatencyTimesPower(RegressorMixin, BaseEstimator):
 
     def fit(self, table: pd.DataFrame, target: ArrayLike) -> Self:
         """Average energy over latency."""
-        self.power_w_ = float(np.mean(_target(target) / design(table, ("latency_s",))[:, 0]))
+        self.power_w_ = float(np.mean(positive(target) / design(table, ("latency_s",))[:, 0]))
         return self
 
     def predict(self, table: pd.DataFrame) -> np.ndarray:
@@ -143,7 +143,7 @@ class PaperForest(RegressorMixin, BaseEstimator):
         settings = PAPER_FORESTS[self.kernel_type_ or "conv-bn-relu"]["settings"]
         settings = settings | {"n_estimators": self.trees or settings["n_estimators"]}
         self.forest_ = RandomForestRegressor(**settings, random_state=self.seed)
-        self.forest_.fit(self._design(table), _target(target))
+        self.forest_.fit(self._design(table), positive(target))
         return self
 
     def predict(self, table: pd.DataFrame) -> np.ndarray:
@@ -182,12 +182,12 @@ class PhysicalModel(RegressorMixin, BaseEstimator):
 
     def fit(self, table: pd.DataFrame, target: ArrayLike) -> Self:
         """Fit the costs, then the interval's width."""
-        x, y = self._design(table), _target(target)
-        self.costs_ = _costs(x, y, relative=self.relative)
+        x, y = self._design(table), positive(target)
+        self.costs_ = costs(x, y, relative=self.relative)
         left_out = x @ self.costs_
         if self.group is not None and table[self.group].nunique() > 1:
             for train, out in LeaveOneGroupOut().split(x, groups=table[self.group]):
-                left_out[out] = x[out] @ _costs(x[train], y[train], relative=self.relative)
+                left_out[out] = x[out] @ costs(x[train], y[train], relative=self.relative)
         error = np.abs(np.log(y) - np.log(np.maximum(left_out, y.min() * 1e-3)))
         # The order statistic that a new exchangeable error stays below in nine of ten cases.
         rank = min(math.ceil(0.9 * (len(y) + 1)), len(y))
@@ -201,69 +201,4 @@ class PhysicalModel(RegressorMixin, BaseEstimator):
     def interval(self, table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """Return low and high end of the 90 % interval: the same factor for every row."""
         value, factor = self.predict(table), np.exp(self.log_error_)
-        return value / factor, value * factor
-
-
-def _costs(x: np.ndarray, y: np.ndarray, *, relative: bool) -> np.ndarray:
-    """Non-negative costs: least absolute relative errors (re-weighted squares), or squares."""
-    scale = np.where(x.max(axis=0) > 0, x.max(axis=0), 1.0)
-    if not relative:
-        return nnls(x / scale, y)[0] / scale
-    shares, weights = x / scale / y[:, None], np.ones(len(y))
-    for _ in range(10):
-        costs, _ = nnls(shares * weights[:, None], weights)
-        # 1 % is about the repeatability of a good meter: below it all residuals count alike.
-        weights = 1 / np.sqrt(np.maximum(np.abs(shares @ costs - 1), 0.01))
-    return costs / scale
-
-
-@dataclass(eq=False)
-class GaussianProcess(RegressorMixin, BaseEstimator):
-    r"""Gaussian process on logs that corrects the physical model where data are dense.
-
-    .. math:: \log E = \log E_{\mathrm{physical}}(x) + f(\log x) + \varepsilon
-
-    with a Matern 3/2 covariance and one length scale per feature; far from all data f returns to
-    zero and the physical model remains (Rasmussen and Williams 2006, sections 2.7 and 4.2).
-
-    `features` are the columns of x: their logs are standardised, and columns that are missing or
-    constant left out. `rounding` is the step to which the targets were rounded, in their own
-    unit: part of the noise, and the greater part for the smallest targets.
-    """
-
-    features: tuple[str, ...] = KERNEL_FEATURES
-    _: KW_ONLY
-    rounding: float = 0.0
-
-    def fit(self, table: pd.DataFrame, target: ArrayLike) -> Self:
-        """Fit the physical model, then length scales and noise by the marginal likelihood."""
-        y = _target(target)
-        self.mean_ = PhysicalModel(KERNEL_TERMS, by_dtype=False).fit(table, y)
-        x = design(table, self.features)
-        varies = np.isfinite(x).all(axis=0) & (np.ptp(x, axis=0) > 0)
-        self.columns_ = tuple(np.array(self.features)[varies])
-        # Rounding alone causes a variance of step^2 / 12, in the log relative to the value.
-        noise = 1e-8 + (self.rounding / y) ** 2 / 12
-        # Bounds keep the search in a sensible room: 3 % to 70 % noise, scales that matter.
-        scales = kernels.Matern(np.full(varies.sum(), 3.0), (0.2, 200), nu=1.5)
-        spread = kernels.ConstantKernel(1.0, (1e-3, 1e3))
-        white = kernels.WhiteKernel(1e-2, (1e-5, 0.5))
-        process = GaussianProcessRegressor(spread * scales + white, alpha=noise)
-        self.process_ = make_pipeline(FunctionTransformer(np.log1p), StandardScaler(), process)
-        with warnings.catch_warnings():
-            # A length scale at its bound only says that the feature does not matter.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            self.process_.fit(x[:, varies], np.log(y) - np.log(self.mean_.predict(table)))
-        return self
-
-    def predict(self, table: pd.DataFrame) -> np.ndarray:
-        """Median of the predictive distribution."""
-        correction = self.process_.predict(design(table, self.columns_))
-        return self.mean_.predict(table) * np.exp(correction)
-
-    def interval(self, table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-        """Return low and high end of the 90 % predictive interval, noise included."""
-        _, sd = self.process_.predict(design(table, self.columns_), return_std=True)
-        value = self.predict(table)
-        factor = np.exp(_Z90 * np.sqrt(sd**2 + (self.rounding / value) ** 2 / 12))
         return value / factor, value * factor

@@ -4,32 +4,41 @@ Chapters and later stages call the same functions, so that a chapter that runs a
 very table that the one before it would have written.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, clone
+from sklearn.compose import TransformedTargetRegressor
 
 from edgeutils.networks import zoo
 from edgeutils.networks.kernels import kernel_frame
 from edgeutils.regression import predictors
+from edgeutils.regression.features import SETTINGS
+from edgeutils.regression.kernel_predictor import FEWEST_CONFIGURATIONS, MEMBERS, KernelPredictor
 from edgeutils.regression.validation import Split, cross_validate
 
 #: The method that is ours, in each study.
 OURS = "physical model"
-OURS_KERNELS = "Gaussian process"
+OURS_KERNELS = "kernel predictor"
+
+# Keeps logs of any energy or time positive, as a predictor's target has to be.
+_LIFT = 100.0
 
 # A system with fewer networks has nothing to cross-validate.
 _FEWEST_NETWORKS = 50
 
-_CONVS = {"platformx-conv-cpu": "convolutions, CPU", "platformx-conv-gpu": "convolutions, GPU"}
-
-#: Energies of DeepEn2023 are printed with three decimals of a millijoule.
-DEEPEN_STEP_J = 1e-6
+#: What a set of kernels is called where several are studied side by side.
+STUDIES = {
+    "platformx-conv-cpu": "convolutions, phone CPU",
+    "platformx-conv-gpu": "convolutions, phone GPU",
+    "deepen2023": "other kernels, phone CPU",
+    "neurstruc-kernels": "convolutions, board",
+    "litert-x86": "own kernels",
+}
 
 #: What the physical model of a network may look at, by what it stands for.
-FEATURE_GROUPS: dict[str, list[str]] = predictors.SETTINGS["network_groups"]
+FEATURE_GROUPS: dict[str, list[str]] = SETTINGS["network_groups"]
 
 
 def network_systems(table: pd.DataFrame) -> pd.DataFrame:
@@ -69,30 +78,39 @@ def network_errors(
 def kernel_study(sets: Mapping[str, pd.DataFrame], *, target: str = "energy_j") -> pd.DataFrame:
     """Join kernels into studies that are fitted apart.
 
-    `sets` maps the data sets at hand to their tables: `platformx-conv-cpu`, `platformx-conv-gpu`
-    (convolutions), `deepen2023` (whose other types are used) or others. Rows with a `target` and a
-    full configuration stay; `study` is "convolutions, CPU", "convolutions, GPU" or the kernel type.
+    `sets` maps the data sets at hand (those of `STUDIES`) to their tables. Rows of kernels with a
+    `target` and a full configuration stay; of `deepen2023` all but the convolutions, which
+    `platformx-conv-cpu` has. `study` is the name of the set, for own kernels with number type and
+    processor.
     """
     parts = []
     for name, table in sets.items():
         rows = table[table["input_bytes"].notna() & table[target].gt(0)]
+        rows = rows[rows["level"] == "kernel"]
+        study = pd.Series(STUDIES[name], rows.index)
         if name == "deepen2023":
             rows = rows[rows["kernel_type"] != "conv-bn-relu"]
-        parts.append(rows.assign(study=_CONVS.get(name, rows["kernel_type"])))
+        if name == "litert-x86":
+            study = study + ", " + rows["dtype"] + ", " + rows["processor"]
+        parts.append(rows.assign(study=study))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"study": []})
 
 
 def kernel_models(
-    *, seed: int = 0, trees: int | None = None, target: str = "energy_j"
+    *, seed: int = 0, trees: int | None = None, latency: bool = False
 ) -> dict[str, BaseEstimator]:
-    """Name the methods for kernels; of the targets only the phones' energies were rounded."""
-    rounding = DEEPEN_STEP_J if target == "energy_j" else 0.0
-    return {
+    """Name the methods for kernels; `latency`: also those that need the measured latency."""
+    alone = {
         "FLOPs line": predictors.FlopsLine(),
+        "FLOPs + bytes": predictors.FlopsAndBytes(),
+        "latency x power": predictors.LatencyTimesPower(),
         "paper's forest": predictors.PaperForest(trees=trees, seed=seed),
         "physical model": predictors.PhysicalModel(predictors.KERNEL_TERMS, by_dtype=False),
-        OURS_KERNELS: predictors.GaussianProcess(rounding=rounding),
     }
+    if not latency:
+        del alone["latency x power"]
+    models = {name: predictors.PerType(model) for name, model in alone.items()}
+    return models | {OURS_KERNELS: KernelPredictor(seed=seed)}
 
 
 def kernel_errors(
@@ -105,11 +123,17 @@ def kernel_errors(
 ) -> pd.DataFrame:
     """Predict the rows of `kernel_study` out of fold, each study by itself; as `network_errors`.
 
-    The folds are grouped: equal configurations never lie on both sides.
+    The folds are grouped: equal configurations never lie on both sides. `study` is a column.
     """
     splits = {"grouped": Split("grouped", "group", folds=folds)}
-    models = kernel_models(seed=seeds[0], trees=trees, target=target)
-    return cross_validate(models, table, splits, by="study", seeds=seeds, target=target)
+    parts = []
+    for _, rows in table.groupby("study", sort=False):
+        latency = target == "energy_j" and bool(rows["latency_s"].notna().all())
+        models = kernel_models(seed=seeds[0], trees=trees, latency=latency)
+        parts.append(cross_validate(models, rows, splits, by="study", seeds=seeds, target=target))
+    if not parts:
+        return cross_validate({}, table, splits, by="study")
+    return pd.concat(parts, ignore_index=True)
 
 
 def networks_from_kernels(
@@ -118,22 +142,21 @@ def networks_from_kernels(
     """Predict networks of the zoo as sums over their kernels, by models that saw kernels only.
 
     `table` holds kernels and networks of one device, processor and number type. One model of each
-    method is fitted per kernel type; networks with a kernel of a type that was not measured are
+    method is fitted; networks with a kernel of a type that was not measured are
     left out. Columns as in `edgeutils.regression.validation.cross_validate`, without intervals.
     """
     kernels, networks = (table[table["level"] == level] for level in ("kernel", "network"))
+    configurations = kernels.groupby("kernel_type")["group"].transform("nunique")
+    kernels = kernels[configurations >= FEWEST_CONFIGURATIONS]
     graphs = {name: zoo.network(name) for name in networks["group"]}
     parts = kernel_frame(kernel for graph in graphs.values() for kernel in graph.kernels)
     parts["network"] = np.repeat(list(graphs), [len(g.kernels) for g in graphs.values()])
     parts["dtype"] = networks["dtype"].iloc[0]
     found = []
-    for method, model in kernel_models(seed=seed, trees=trees, target=target).items():
-        cost = pd.Series(np.nan, parts.index)
-        for kind, rows in kernels.groupby("kernel_type"):
-            asked = parts[parts["kernel_type"] == kind]
-            if len(asked):
-                fitted = clone(model).fit(rows, rows[target].to_numpy(float))
-                cost[asked.index] = fitted.predict(asked)
+    for method, model in kernel_models(seed=seed, trees=trees).items():
+        known = parts[parts["kernel_type"].isin(kernels["kernel_type"])]
+        fitted = clone(model).fit(kernels, kernels[target].to_numpy(float))
+        cost = pd.Series(fitted.predict(known), known.index).reindex(parts.index)
         total = cost.groupby(parts["network"]).agg(lambda part: part.sum(skipna=False))
         found.append(networks.assign(method=method, predicted=networks["group"].map(total)))
     errors = pd.concat(found, ignore_index=True).dropna(subset="predicted")
@@ -142,19 +165,43 @@ def networks_from_kernels(
     return errors.assign(ape=errors["error"].abs(), low90=np.nan, high90=np.nan)
 
 
-def ablation_models(*, kernels: bool = False) -> dict[str, BaseEstimator]:
-    """Physical models of networks (or Gaussian processes of kernels) by what they may look at.
+def ablation_models() -> dict[str, BaseEstimator]:
+    """Physical models of networks by what they may look at.
 
     Without one group of features, with one group only, and without a price list per number type.
     """
-    models: dict[str, BaseEstimator] = {}
-    model: Callable[..., BaseEstimator] = predictors.PhysicalModel
-    if kernels:
-        model = partial(predictors.GaussianProcess, rounding=DEEPEN_STEP_J)
-    else:
-        models["without number type"] = model(by_dtype=False)
-    level = "kernel" if kernels else "network"
-    for name, columns in predictors.SETTINGS[f"{level}_groups"].items():
-        rest = tuple(c for c in predictors.SETTINGS[f"{level}_features"] if c not in columns)
+    model = predictors.PhysicalModel
+    models: dict[str, BaseEstimator] = {"without number type": model(by_dtype=False)}
+    for name, columns in FEATURE_GROUPS.items():
+        rest = tuple(c for c in predictors.NETWORK_FEATURES if c not in columns)
         models |= {f"without {name}": model(rest), f"only {name}": model(tuple(columns))}
     return models
+
+
+def _log(value: np.ndarray) -> np.ndarray:
+    return np.log(value) + _LIFT
+
+
+def _exp(log: np.ndarray) -> np.ndarray:
+    return np.exp(log - _LIFT)
+
+
+def kernel_ablation_models(*, seed: int = 0, trees: int | None = None) -> dict[str, BaseEstimator]:
+    """Kernel predictors that lack something, and the paper's forest on logs of the target."""
+    lacking = {
+        "tiles and caches": ("tiles",),
+        "sharing between types": ("shared", "shared, stepped"),
+        "trees": ("boosting", "forest"),
+        "all but one process": ("tiles", "shared", "shared, stepped", "boosting", "forest"),
+    }
+    models: dict[str, BaseEstimator] = {OURS_KERNELS: KernelPredictor(seed=seed)}
+    for name, members in lacking.items():
+        kept = tuple(member for member in MEMBERS if member not in members)
+        models[f"without {name}"] = KernelPredictor(members=kept, seed=seed)
+    models["without allowance for noise"] = KernelPredictor(even_noise=True, seed=seed)
+    forest = predictors.PaperForest(trees=trees, seed=seed)
+    logs = TransformedTargetRegressor(forest, func=_log, inverse_func=_exp, check_inverse=False)
+    return models | {
+        "paper's forest": predictors.PerType(forest),
+        "paper's forest on logs": predictors.PerType(logs),
+    }
