@@ -112,6 +112,8 @@ class KernelPredictor(RegressorMixin, BaseEstimator):
     seed: int = 0
     tell: Callable[[str], None] | None = None
 
+    # Matrices and trees are small: threads would mostly wait for each other on a busy machine.
+    @threadpool_limits.wrap(limits=1)
     def fit(self, table: pd.DataFrame, target: ArrayLike) -> Self:
         """Fit every type of a table of one number type (rows with work) to positive targets."""
         y, table = positive(target), table.reset_index(drop=True)
@@ -343,11 +345,10 @@ def _same_price(rows: Mapping[str, _Rows]) -> dict[str, Physical]:
 
 def _boost(x: np.ndarray, y: np.ndarray) -> trees.Trees:
     settings = SETTINGS["boosting"]
-    with threadpool_limits(1):  # threads that share a busy core wait for each other
-        models = [
-            HistGradientBoostingRegressor(**settings["settings"], random_state=seed).fit(x, y)
-            for seed in range(settings["bags"])
-        ]
+    models = [
+        HistGradientBoostingRegressor(**settings["settings"], random_state=seed).fit(x, y)
+        for seed in range(settings["bags"])
+    ]
     return trees.boosted(models)
 
 
