@@ -1,6 +1,6 @@
 """Seconds to predict 600,000 convolutions with intervals, beside scikit-learn's forest.
 
-Both are fitted to the same rows: the phone's CPU convolutions and our own. The forest (320 trees,
+Both are fitted to the same rows: the phone's convolutions and our own. The forest (320 trees,
 the paper's settings) gives no interval. Writes `results/predict_speed.json`:
 
     python benchmarks/predict_speed.py
@@ -13,15 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from at_hand import kernel_studies
 
-from edgeutils import datasets
 from edgeutils.networks.kernels import add_work
-from edgeutils.regression import studies
 from edgeutils.regression.kernel_predictor import KernelPredictor
 from edgeutils.regression.predictors import PaperForest
 
 RESULT = Path(__file__).parent / "results" / "predict_speed.json"
 COUNT = 600_000
+STUDIES = ("convolutions, phone", "own kernels, float32")
 
 
 def space(seed: int = 0) -> pd.DataFrame:
@@ -49,23 +49,23 @@ def seconds(call, *arguments) -> float:
 def main() -> None:
     """Fit, predict and write what it took."""
     asked, found = space(), {}
-    for name, target in (("platformx-conv-cpu", "energy_j"), ("litert-x86", "latency_s")):
-        rows = studies.kernel_study({name: datasets.load_at_hand(name)}, target=target)
-        rows = rows[rows["kernel_type"] == "conv-bn-relu"] if len(rows) else rows
-        for study, part in rows.groupby("study"):
-            ours, forest = KernelPredictor(), PaperForest()
-            fit_s = seconds(ours.fit, part, part[target])
-            forest.fit(part, part[target])
-            forest.forest_.n_jobs = -1
-            model = ours.types_["conv-bn-relu"]
-            found[study] = {
-                "rows": len(part),
-                "fit_s": fit_s,
-                "weights": {member: round(w, 2) for member, w in model.weights.items() if w},
-                "predict_with_intervals_s": seconds(ours.interval, asked),
-                "forest_predict_s": seconds(forest.predict, asked),
-            }
-            print(study, found[study], flush=True)
+    for study, target, rows in kernel_studies():
+        part = rows[rows["kernel_type"] == "conv-bn-relu"]
+        if not study.startswith(STUDIES):
+            continue
+        ours, forest = KernelPredictor(), PaperForest()
+        fit_s = seconds(ours.fit, part, part[target])
+        forest.fit(part, part[target])
+        forest.forest_.n_jobs = -1
+        model = ours.types_["conv-bn-relu"]
+        found[study] = {
+            "rows": len(part),
+            "fit_s": fit_s,
+            "weights": {member: round(weight, 2) for member, weight in model.weights.items()},
+            "predict_with_intervals_s": seconds(ours.interval, asked),
+            "forest_predict_s": seconds(forest.predict, asked),
+        }
+        print(study, found[study], flush=True)
     facts = {"kernels": COUNT, "cores": os.cpu_count(), "studies": found}
     RESULT.write_text(json.dumps(facts, indent=1) + "\n")
 

@@ -447,9 +447,9 @@ def test_with_even_noise_small_rows_are_as_sure_as_large_ones():
 
 def test_the_seed_alone_decides(own, monkeypatch):
     thin(monkeypatch)
-    rows, y = of(own, "relu", rows=30)
+    rows, y = of(own, "maxpool", rows=60)
     fits = [KernelPredictor(seed=seed).fit(rows, y) for seed in (0, 0, 1)]
-    assert set(fits[0].types_["relu"].members) == {"sizes", "tiles", "boosting", "forest"}
+    assert {"boosting", "forest"} <= set(fits[0].types_["maxpool"].members)
     first, again, other = ((p.predict(rows), *p.interval(rows)) for p in fits)
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)

@@ -5,8 +5,10 @@ predicted from, by the names of `settings.yml`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -50,8 +52,37 @@ def design(table: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
     return np.column_stack([c.to_numpy(float, na_value=np.nan) for c in picked])
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of kernels as arrays (rows,) without gaps, by name: what all quantities follow from."""
+
+    arrays: Mapping[str, np.ndarray]
+
+    @classmethod
+    def of(cls, table: pd.DataFrame) -> "Sizes":
+        """Take them from a table; columns that are absent or incomplete raise `EdgeError`."""
+        design(table, ("macs", "params", "input_bytes", "output_bytes"))  # says which is absent
+        arrays = _sizes(table)
+        complete = np.isfinite([*arrays.values()]).all(axis=0)
+        if not complete.all():
+            row = int(np.argmin(complete))
+            raise EdgeError(
+                f"row {table.index[row]}: the configuration of this "
+                f"{table['kernel_type'].iloc[row]} kernel is not complete; give every column that "
+                "its type needs, and dtype"
+            )
+        return cls(arrays)
+
+    def __len__(self) -> int:
+        return len(self.arrays["work"])
+
+    def __getitem__(self, rows: np.ndarray) -> "Sizes":
+        return Sizes({name: values[rows] for name, values in self.arrays.items()})
+
+
 def _sizes(table: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Sizes of kernels as arrays without gaps."""
+    table = table.copy(deep=False)
+    table.attrs = {}  # each step would copy them
     found = table.reindex(columns=[*_ABSENT, "cin", "cout", *_INPUTS, "pixels", "taps"])
     found = found.astype(float).fillna(_ABSENT)
     number = table.reindex(columns=["dtype"])["dtype"].map(DTYPE_BYTES)
@@ -74,6 +105,10 @@ def _sizes(table: pd.DataFrame) -> dict[str, np.ndarray]:
     return arrays
 
 
+#: A table of kernels, or what was taken from it.
+Kernels: TypeAlias = pd.DataFrame | Sizes
+
+
 def _up(size: np.ndarray, step: int) -> np.ndarray:
     return np.ceil(size / step) * step
 
@@ -87,13 +122,13 @@ def _alias(size: np.ndarray) -> np.ndarray:
     return np.maximum(np.log2(np.gcd(size.astype(int), 4096)) - 7, 0)
 
 
-def _log(name: str) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
+def _log(name: str) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
     return lambda s: np.log(s[name])
 
 
 #: Quantity -> how it follows from the sizes of a kernel. Features: sizes and ratios come as logs,
 #: remainders (how well a size fits registers and work groups) as they are.
-_FEATURES: dict[str, Callable[[dict[str, np.ndarray]], np.ndarray]] = {
+_FEATURES: dict[str, Callable[[Mapping[str, np.ndarray]], np.ndarray]] = {
     **{name: _log(name) for name in ("hw", "cin", "channels", "kernel_size", "stride", "inputs")},
     **{name: _log(name) for name in ("read", "written", "traffic", "work", "side", "depth")},
     **{name: _log(name) for name in ("groups", "dilation")},
@@ -126,7 +161,7 @@ _FEATURES: dict[str, Callable[[dict[str, np.ndarray]], np.ndarray]] = {
 }
 
 #: Cost terms of a physical model: counts, in the unit in which they are counted.
-_TERMS: dict[str, Callable[[dict[str, np.ndarray]], np.ndarray]] = {
+_TERMS: dict[str, Callable[[Mapping[str, np.ndarray]], np.ndarray]] = {
     **{n: itemgetter(n) for n in ("macs", "params", "elements", "read", "written", "work")},
     "elements_beyond_30_thousand": lambda s: np.maximum(s["elements"] - 3e4, 0),
     "elements_beyond_300_thousand": lambda s: np.maximum(s["elements"] - 3e5, 0),
@@ -139,33 +174,26 @@ _TERMS: dict[str, Callable[[dict[str, np.ndarray]], np.ndarray]] = {
 FEATURE_NAMES, COST_NAMES = tuple(_FEATURES), tuple(_TERMS)
 
 
-def features(table: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
+def features(kernels: Kernels, names: Sequence[str]) -> np.ndarray:
     """Features of kernels for processes and trees, shape (rows, names).
 
-    Needs the columns that `edgeutils.networks.kernels.add_work` leaves behind; one that is absent
-    or incomplete raises `EdgeError`.
+    A table needs the columns that `edgeutils.networks.kernels.add_work` leaves behind; one that is
+    absent or incomplete raises `EdgeError`.
     """
-    return _quantities(table, names, _FEATURES)
+    return _quantities(kernels, names, _FEATURES)
 
 
-def cost_terms(table: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
+def cost_terms(kernels: Kernels, names: Sequence[str]) -> np.ndarray:
     """Count what a kernel may have to pay for, shape (rows, names); as `features`."""
-    return _quantities(table, names, _TERMS)
+    return _quantities(kernels, names, _TERMS)
 
 
 def _quantities(
-    table: pd.DataFrame,
+    kernels: Kernels,
     names: Sequence[str],
-    known: Mapping[str, Callable[[dict[str, np.ndarray]], np.ndarray]],
+    known: Mapping[str, Callable[[Mapping[str, np.ndarray]], np.ndarray]],
 ) -> np.ndarray:
-    design(table, ("macs", "params", "input_bytes", "output_bytes"))  # says which is absent
-    sizes = _sizes(table)
-    complete = np.isfinite([*sizes.values()]).all(axis=0)
-    if not complete.all():
-        row = int(np.argmin(complete))
-        raise EdgeError(
-            f"row {table.index[row]}: the configuration of this {table['kernel_type'].iloc[row]} "
-            "kernel is not complete; give every column that its type needs, and dtype"
-        )
+    sizes = kernels if isinstance(kernels, Sizes) else Sizes.of(kernels)
+    columns = [known[name](sizes.arrays) for name in names]
     # Without any name (kernels that are all alike) there are no columns, but rows.
-    return np.column_stack([np.empty((len(table), 0)), *(known[name](sizes) for name in names)])
+    return np.column_stack([np.empty((len(sizes), 0)), *columns])

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.linalg import cho_solve, cholesky, solve_triangular
+from scipy.linalg import cho_solve, cholesky, lapack, solve_triangular
 from scipy.optimize import minimize
 
 _SQRT3 = np.sqrt(3)
-_CHUNK = 4096
+_CHUNK, _BLOCK = 1024, 128
 # Student's t with 4 degrees of freedom has tails as measured energies do (Gelman et al. 2013, 17).
 _DEGREES = 4
 # Precision of the prior on the logs of the parameters: a factor of 6 away costs half a nat.
@@ -55,8 +55,9 @@ class Covariance:
 class Process:
     """A conditioned Gaussian process as plain arrays; `fit` makes one.
 
-    `points` (n, d) and their `kinds` (n,), `weights` (n,) and `factor` (n, n) give the posterior:
-    mean k @ weights, variance prior - ||factor @ k||^2. `noise` are the coefficients of V.
+    `points` (n, d) and their `kinds` (n,), `weights` (n,) and the lower triangle `factor` (n, n)
+    give the posterior: mean k @ weights, variance prior - ||factor @ k||^2. `noise` are the
+    coefficients of V.
     """
 
     terms: tuple[Covariance, ...]
@@ -76,8 +77,15 @@ class Process:
             part = slice(start, start + _CHUNK)
             k, prior = self.covariance(x[part], kinds[part])
             mean[part] = k @ self.weights
-            variance[part] = prior - np.square(k @ self.factor.T).sum(axis=1)
+            variance[part] = prior - self._explained(k)
         return mean, np.sqrt(np.maximum(variance, 0) + basis @ self.noise)
+
+    def _explained(self, k: np.ndarray) -> np.ndarray:
+        total = np.zeros(len(k))
+        for start in range(0, len(self.factor), _BLOCK):  # `factor` is 0 above its diagonal
+            end = start + _BLOCK
+            total += np.square(k[:, :end] @ self.factor[start:end, :end].T).sum(axis=1)
+        return total
 
     def covariance(self, x: np.ndarray, kinds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Prior covariance of x with the points (rows, n), and prior variance of x (rows,)."""
@@ -170,6 +178,13 @@ def _term(  # noqa: PLR0913, PLR0917
     return k, slope
 
 
+def _inverse(lower: np.ndarray) -> np.ndarray:
+    """Inverse of a matrix from its lower Cholesky factor, in a third of a solve's work."""
+    inverse, _ = lapack.dpotri(lower, lower=1)
+    inverse = np.tril(inverse)
+    return inverse + np.tril(inverse, -1).T
+
+
 @dataclass(frozen=True)
 class _Problem:
     """Negative log marginal likelihood of logs of all parameters, with its gradient."""
@@ -220,10 +235,11 @@ class _Problem:
             lower = cholesky(total, lower=True, check_finite=False)
         except np.linalg.LinAlgError:
             return 1e10, np.zeros_like(parameters)
-        inverse = cho_solve((lower, True), np.eye(len(self.y)), check_finite=False)
+        inverse = _inverse(lower)
         weights = inverse @ self.y
         loss = 0.5 * self.y @ weights + np.log(np.diag(lower)).sum()
-        outer = inverse - np.outer(weights, weights)
+        inverse -= np.outer(weights, weights)
+        outer = inverse
         gradient = []
         for term, values, k, slope in parts:
             gradient.append([0.5 * np.vdot(outer, k)])
@@ -267,7 +283,7 @@ class Fitted:
         that is needed (Rasmussen and Williams 2006, section 5.4.2, for folds of one row). The
         variance that weighs gross errors down is not in the standard deviation.
         """
-        y, inverse = self.problem.y, cho_solve((self._lower, True), np.eye(len(self.problem.y)))
+        y, inverse = self.problem.y, _inverse(self._lower)
         weights, mean, sd = inverse @ y, np.empty(len(y)), np.empty(len(y))
         for fold in np.unique(folds):
             rows = np.flatnonzero(folds == fold)

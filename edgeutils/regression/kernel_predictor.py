@@ -9,7 +9,9 @@ folds, grouped by configuration, say how much each member weighs and how wide th
 must be.
 """
 
+import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Self
 
@@ -18,12 +20,11 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.stats import norm
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.ensemble import ExtraTreesRegressor, HistGradientBoostingRegressor
 from threadpoolctl import threadpool_limits
 
 from edgeutils import EdgeError
 from edgeutils.regression import gaussian, trees
-from edgeutils.regression.features import SETTINGS, cost_terms, features
+from edgeutils.regression.features import SETTINGS, Kernels, Sizes, cost_terms, features
 from edgeutils.regression.members import (
     Member,
     Physical,
@@ -33,7 +34,7 @@ from edgeutils.regression.members import (
     noise_basis,
     single,
 )
-from edgeutils.regression.physical import costs, positive
+from edgeutils.regression.physical import costs, positive, rounding_sd, rounding_step
 
 FEATURES: dict[str, list[str]] = SETTINGS["kernel_members"]
 COSTS: dict[str, list[str]] = SETTINGS["kernel_costs"]
@@ -45,25 +46,32 @@ Z90 = float(norm.ppf(0.95))
 #: Fewer configurations of a type teach nothing.
 FEWEST_CONFIGURATIONS = 5
 _INNER_FOLDS = 4
-# Types with fewer rows also learn from each other.
+# Types with fewer rows also learn from each other, and boosted trees do not help them.
 _MANY_ROWS = 60
-# From here on a process may look at how sizes fit the processor, and there are trees.
+# From here on a process may look at how sizes fit the processor, and there is a forest.
 _SOME_ROWS = 30
 # Outside the training's range: as measured where the largest or smallest sixth was held out.
 _OUTSIDE = 1.5
 # A member that counts less than this, beside the best one, is not worth its time.
 _LEAST_WEIGHT = 0.1
+# A member whose error is larger than the best one's by a share x weighs exp(-20 x), more with fewer
+# rows than these. Other factors did not do better on the phone's convolutions.
+_SHARPEST, _CERTAIN_ROWS = 20.0, 400
+# Predictions of a type that one thread makes at once.
+_ROWS_AT_ONCE = 50_000
 
 
 @dataclass(frozen=True)
 class TypeModel:
     """All that predicts one kernel type.
 
-    `widening` stretches the members' standard deviation so that nine in ten left-out rows of the
-    training fell inside; `rounding` is the step of the targets; `low` and `high` the range of the
+    `members` are those that count, a process among them; their `weights` add up to 1. `widening`
+    stretches the members' standard deviation so that nine in ten left-out rows of the training
+    fell inside; `rounding` is the step of the targets; `low` and `high` the range of the
     training's features `sizes`, outside of which intervals are wider. `shift` moves the log to
     another device, with standard deviation `shift_sd`. `validation` says how left-out rows were
-    predicted: `rows`, `mape`, `within10`, `coverage` of the 90 % interval (fractions).
+    predicted: `rows`, `mape`, `within10`, `coverage` of the 90 % interval (fractions; the coverage
+    is of the very rows that `widening` was set on).
     """
 
     members: dict[str, Member]
@@ -79,19 +87,16 @@ class TypeModel:
 
     def predict(self, table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """Log of the median, and standard deviation of the log, of each row."""
-        found = {
-            name: member.predict(table)
-            for name, member in self.members.items()
-            if self.weights[name] > 0 or isinstance(member, ProcessMember)
-        }
+        kernels = Sizes.of(table)
+        found = {name: member.predict(kernels) for name, member in self.members.items()}
         mean, sd = _average(found, self.weights)
         mean, sd = mean + self.shift, np.hypot(self.widening * sd, self.shift_sd)
-        sd = np.where(self.extrapolated(table), _OUTSIDE * sd, sd)
-        return mean, np.hypot(sd, _rounding_sd(self.rounding, np.exp(mean)))
+        sd = np.where(self.extrapolated(kernels), _OUTSIDE * sd, sd)
+        return mean, np.hypot(sd, rounding_sd(self.rounding, np.exp(mean)))
 
-    def extrapolated(self, table: pd.DataFrame) -> np.ndarray:
+    def extrapolated(self, kernels: Kernels) -> np.ndarray:
         """Whether a row lies outside the training's range in any feature (1 % of slack)."""
-        x = features(table, self.sizes)
+        x = features(kernels, self.sizes)
         slack = 0.01 * (self.high - self.low) + 1e-9
         return ((x < self.low - slack) | (x > self.high + slack)).any(axis=1)
 
@@ -117,6 +122,7 @@ class KernelPredictor(RegressorMixin, BaseEstimator):
     def fit(self, table: pd.DataFrame, target: ArrayLike) -> Self:
         """Fit every type of a table of one number type (rows with work) to positive targets."""
         y, table = positive(target), table.reset_index(drop=True)
+        table.attrs = {}  # each step would copy them
         if set(self.members) - set(MEMBERS) or not {"sizes", "tiles"} & set(self.members):
             raise EdgeError(
                 f"members {self.members} should be of {', '.join(MEMBERS)}, sizes or tiles included"
@@ -142,7 +148,7 @@ class KernelPredictor(RegressorMixin, BaseEstimator):
             for kind, part in rows.items():
                 out = part.folds == fold
                 for slot, member in zip(inner[kind], left[kind].values(), strict=True):
-                    mean, sd = member[0].predict(part.table[out])
+                    mean, sd = member[0].predict(part.sizes[out])
                     slot[0, out], slot[1, out] = mean, np.nan if sd is None else sd
         self.types_ = {
             kind: _assemble(part, full[kind], dict(zip(full[kind], inner[kind], strict=True)))
@@ -168,8 +174,18 @@ class KernelPredictor(RegressorMixin, BaseEstimator):
 
     def _logs(self, table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         mean, sd = np.empty(len(table)), np.empty(len(table))
-        for model, place in self._by_type(table):
-            mean[place], sd[place] = model.predict(table.iloc[place])
+        parts = [
+            (model, rows)
+            for model, place in self._by_type(table)
+            for rows in np.array_split(place, -(-len(place) // _ROWS_AT_ONCE))
+        ]
+
+        def predict(part: tuple[TypeModel, np.ndarray]) -> None:
+            model, rows = part
+            mean[rows], sd[rows] = model.predict(table.iloc[rows])
+
+        with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(predict, parts))
         return mean, sd
 
     def _by_type(self, table: pd.DataFrame) -> list[tuple[TypeModel, np.ndarray]]:
@@ -201,10 +217,11 @@ class KernelPredictor(RegressorMixin, BaseEstimator):
                     physical = {kind: part.physical(COSTS[price])}
                     start = known.get(kind, {}).get(name)
                     found[kind][name] = self._process({kind: part}, physical, looks, start)[0]
-            for name, grow in (("boosting", _boost), ("forest", _forest)):
-                if many and name in self.members:
+            enough = {"boosting": part.rows >= _MANY_ROWS, "forest": many}
+            for name, grow in (("boosting", trees.boost), ("forest", trees.grow_forest)):
+                if enough[name] and name in self.members:
                     plain, names = part.physical(COSTS["plain"]), tuple(FEATURES[name])
-                    grown = grow(single(part.table, names), part.log - plain.log(part.table))
+                    grown = grow(single(part.sizes, names), part.log - plain.log(part.sizes))
                     found[kind][name] = (TreesMember(plain, names, grown), None)
         few = {kind: part for kind, part in rows.items() if part.rows < _MANY_ROWS}
         for name in ("shared", "shared, stepped") if len(few) > 1 else ():
@@ -225,13 +242,12 @@ class KernelPredictor(RegressorMixin, BaseEstimator):
         known: "_Found | None",
     ) -> "list[_Found]":
         """Fit one process to one type, or to several that share strength."""
-        table = pd.concat([part.table for part in rows.values()])
         log = np.concatenate([part.log for part in rows.values()])
-        mean = np.concatenate([physical[kind].log(part.table) for kind, part in rows.items()])
-        known_part = np.concatenate([_rounding_sd(p.rounding, p.y) ** 2 for p in rows.values()])
+        mean = np.concatenate([physical[kind].log(part.sizes) for kind, part in rows.items()])
+        known_part = np.concatenate([rounding_sd(p.rounding, p.y) ** 2 for p in rows.values()])
         kinds = np.repeat(np.arange(len(rows)), [len(part.y) for part in rows.values()])
         if known is None:
-            x = features(table, FEATURES[looks])
+            x = np.vstack([features(part.sizes, FEATURES[looks]) for part in rows.values()])
             varies = np.ptp(x, axis=0) > 1e-9
             varies[0] |= not varies.any()  # repeats of one configuration have a mean, too
             x = x[:, varies]
@@ -253,9 +269,10 @@ class KernelPredictor(RegressorMixin, BaseEstimator):
         basis = noise_basis(mean, typical)
         if self.even_noise or max(part.rows for part in rows.values()) < _MANY_ROWS:
             basis[:, 1:] = 0  # few rows cannot tell how noise depends on size
-        data = (scale(table), log - mean, basis, known_part, kinds)
+        x = np.vstack([scale(part.sizes) for part in rows.values()])
+        data = (x, log - mean, basis, known_part, kinds)
         fitted = gaussian.fit(terms, *data, start=start, robust=not self.even_noise)
-        process = fitted.process
+        process, table = fitted.process, pd.concat([part.table for part in rows.values()])
         return [
             (
                 ProcessMember(physical[kind], scale, process, number, typical, table),
@@ -274,6 +291,7 @@ class _Rows:
     """Training rows of one type; `rows` and `rounding` are those of the whole training."""
 
     table: pd.DataFrame
+    sizes: Sizes
     y: np.ndarray
     folds: np.ndarray
     rounding: float
@@ -286,7 +304,7 @@ class _Rows:
         codes, names = pd.factorize(part["group"], sort=True)
         folds = np.random.default_rng(how.seed).permutation(len(names))[codes] % _INNER_FOLDS
         step = 0.0 if how.even_noise else rounding_step(y[place])
-        return cls(part, y[place], folds, step, len(place))
+        return cls(part, Sizes.of(part), y[place], folds, step, len(place))
 
     @property
     def log(self) -> np.ndarray:
@@ -294,10 +312,11 @@ class _Rows:
 
     def without(self, fold: int) -> "_Rows":
         keep = self.folds != fold
-        return _Rows(self.table[keep], self.y[keep], self.folds[keep], self.rounding, self.rows)
+        left = self.table[keep], self.sizes[keep], self.y[keep], self.folds[keep]
+        return _Rows(*left, self.rounding, self.rows)
 
     def physical(self, terms: list[str]) -> Physical:
-        x = np.column_stack([np.ones(len(self.y)), cost_terms(self.table, terms)])
+        x = np.column_stack([np.ones(len(self.y)), cost_terms(self.sizes, terms)])
         prices = costs(x, self.y, rounding=self.rounding)
         return Physical(tuple(terms), prices, max(self.rounding / 2, 1e-3 * self.y.min()))
 
@@ -316,54 +335,21 @@ def _groups(table: pd.DataFrame) -> pd.Series:
     return table["group"].astype("string").fillna(alone) if "group" in table else alone
 
 
-def rounding_step(values: ArrayLike) -> float:
-    """Find the power of ten that all values are multiples of; 0 if it does not matter.
-
-    >>> rounding_step([1.2e-5, 3.4e-5]), rounding_step([0.1234567, 0.7654321])
-    (1e-06, 0.0)
-    """
-    values = np.asarray(values, float)
-    for exponent in range(-1, -13, -1):
-        step = 10.0**exponent
-        multiple = values / step
-        if np.all(np.abs(multiple - np.round(multiple)) < 1e-6 * np.maximum(multiple, 1)):
-            return step if multiple.min() < 1000 else 0.0
-    return 0.0
-
-
-def _rounding_sd(step: float, value: np.ndarray) -> np.ndarray:
-    """Give the standard deviation of the log that rounding causes: variance step^2 / 12."""
-    return step / value / np.sqrt(12)
-
-
 def _same_price(rows: Mapping[str, _Rows]) -> dict[str, Physical]:
     """One price per unit of work for all types; a shared process finds how they differ."""
-    logs = [part.log - np.log(cost_terms(part.table, ["work"])[:, 0]) for part in rows.values()]
+    logs = [part.log - np.log(cost_terms(part.sizes, ["work"])[:, 0]) for part in rows.values()]
     price = float(np.exp(np.mean(np.concatenate(logs))))
     return dict.fromkeys(rows, Physical(("work",), np.array([0.0, price]), 0.0))
-
-
-def _boost(x: np.ndarray, y: np.ndarray) -> trees.Trees:
-    settings = SETTINGS["boosting"]
-    models = [
-        HistGradientBoostingRegressor(**settings["settings"], random_state=seed).fit(x, y)
-        for seed in range(settings["bags"])
-    ]
-    return trees.boosted(models)
-
-
-def _forest(x: np.ndarray, y: np.ndarray) -> trees.Trees:
-    return trees.forest(ExtraTreesRegressor(**SETTINGS["forest"], random_state=0).fit(x, y))
 
 
 def _average(
     found: Mapping[str, tuple[np.ndarray, np.ndarray | None]], weights: Mapping[str, float]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weighted mean of the members, and of the processes' standard deviations."""
-    mean = np.sum([weights[name] * part[0] for name, part in found.items()], axis=0)
-    known = {name: part[1] for name, part in found.items() if part[1] is not None}
-    share = np.array([weights[name] + 1e-6 for name in known])
-    return mean, np.tensordot(share / share.sum(), np.array(list(known.values())), axes=1)
+    mean = np.sum([weight * found[name][0] for name, weight in weights.items()], axis=0)
+    known = {name: sd for name in weights if (sd := found[name][1]) is not None}
+    share = [weights[name] for name in known]
+    return mean, np.average([*known.values()], axis=0, weights=share)
 
 
 def _assemble(
@@ -372,23 +358,25 @@ def _assemble(
     """Weigh the members and widen the interval by what inner folds say."""
     errors = {name: np.nanmean(np.abs(np.exp(m[0]) / part.y - 1)) for name, m in inner.items()}
     # Few rows cannot tell members apart: then all weigh nearly the same.
-    sharp = min(20.0, part.rows / 20)
+    sharp = _SHARPEST * min(1.0, part.rows / _CERTAIN_ROWS)
     best = min(errors.values())
     raw = {name: float(np.exp(-sharp * (error / best - 1))) for name, error in errors.items()}
-    raw = {name: weight if weight > _LEAST_WEIGHT else 0.0 for name, weight in raw.items()}
-    total = sum(raw.values())
-    weights = {name: weight / total for name, weight in raw.items()}
     left = {name: (m[0], None if np.isnan(m[1]).all() else m[1]) for name, m in inner.items()}
+    # Trees have no idea of their error, so the best process always counts.
+    process = min((name for name in left if left[name][1] is not None), key=errors.__getitem__)
+    raw[process] = max(raw[process], _LEAST_WEIGHT)
+    raw = {name: weight for name, weight in raw.items() if weight >= _LEAST_WEIGHT}
+    weights = {name: weight / sum(raw.values()) for name, weight in raw.items()}
     mean, sd = _average(left, weights)
-    known = _rounding_sd(part.rounding, np.exp(mean))
+    known = rounding_sd(part.rounding, np.exp(mean))
     z = np.sqrt(np.maximum((part.log - mean) ** 2 - known**2, 0)) / sd
     rank = min(int(np.ceil(0.9 * (len(z) + 1))), len(z))
     widening = float(np.sort(z)[rank - 1]) / Z90
-    ape, x = np.abs(np.exp(mean) / part.y - 1), features(part.table, FEATURES["sizes"])
+    ape, x = np.abs(np.exp(mean) / part.y - 1), features(part.sizes, FEATURES["sizes"])
     inside = np.abs(part.log - mean) <= Z90 * np.hypot(widening * sd, known)
     said = {"mape": ape.mean(), "within10": (ape <= 0.1).mean(), "coverage": inside.mean()}
     return TypeModel(
-        {name: member for name, (member, _) in members.items()},
+        {name: members[name][0] for name in weights},
         weights,
         widening,
         part.rounding,

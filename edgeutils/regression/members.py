@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from edgeutils.regression import gaussian, trees
-from edgeutils.regression.features import cost_terms, features
+from edgeutils.regression.features import Kernels, cost_terms, features
 
 #: Parts of the noise of a process, see `noise_basis`.
 NOISE_TERMS = 3
@@ -18,9 +18,9 @@ def noise_basis(log: np.ndarray, typical: float) -> np.ndarray:
     return np.column_stack([np.ones(len(log)), ratio, ratio**2])
 
 
-def single(table: pd.DataFrame, names: tuple[str, ...]) -> np.ndarray:
+def single(kernels: Kernels, names: tuple[str, ...]) -> np.ndarray:
     """Features in single precision: a forest compares in it, so everybody does."""
-    return features(table, names).astype(np.float32)
+    return features(kernels, names).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Physical:
     prices: np.ndarray
     floor: float
 
-    def log(self, table: pd.DataFrame) -> np.ndarray:
-        """Log of the physical estimate of each row."""
-        value = self.prices[0] + cost_terms(table, self.terms) @ self.prices[1:]
+    def log(self, kernels: Kernels) -> np.ndarray:
+        """Log of the physical estimate of each kernel."""
+        value = self.prices[0] + cost_terms(kernels, self.terms) @ self.prices[1:]
         return np.log(np.maximum(value, self.floor))
 
 
@@ -45,9 +45,9 @@ class Scale:
     centre: np.ndarray
     spread: np.ndarray
 
-    def __call__(self, table: pd.DataFrame) -> np.ndarray:
-        """Features of each row, shape (rows, names + 1)."""
-        x = (features(table, self.names) - self.centre) / self.spread
+    def __call__(self, kernels: Kernels) -> np.ndarray:
+        """Features of each kernel, shape (rows, names + 1)."""
+        x = (features(kernels, self.names) - self.centre) / self.spread
         return np.hstack([x, np.ones((len(x), 1))])
 
 
@@ -65,11 +65,11 @@ class ProcessMember:
     typical: float
     rows: pd.DataFrame
 
-    def predict(self, table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    def predict(self, kernels: Kernels) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of the log."""
-        log = self.physical.log(table)
-        kinds = np.full(len(table), self.kind)
-        mean, sd = self.process.predict(self.scale(table), kinds, noise_basis(log, self.typical))
+        log = self.physical.log(kernels)
+        kinds = np.full(len(kernels), self.kind)
+        mean, sd = self.process.predict(self.scale(kernels), kinds, noise_basis(log, self.typical))
         return log + mean, sd
 
 
@@ -81,9 +81,9 @@ class TreesMember:
     names: tuple[str, ...]
     trees: trees.Trees
 
-    def predict(self, table: pd.DataFrame) -> tuple[np.ndarray, None]:
+    def predict(self, kernels: Kernels) -> tuple[np.ndarray, None]:
         """Mean of the log; trees have no idea of their error."""
-        return self.physical.log(table) + self.trees.predict(single(table, self.names)), None
+        return self.physical.log(kernels) + self.trees.predict(single(kernels, self.names)), None
 
 
 Member = ProcessMember | TreesMember

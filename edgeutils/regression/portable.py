@@ -132,10 +132,9 @@ def _plain(values: ArrayLike, digits: int = _DIGITS) -> Any:
 
 
 def _document(predictor: KernelPredictor, about: dict[str, Any]) -> dict[str, Any]:
-    kept = {kind: _kept(model) for kind, model in predictor.types_.items()}
     shared: dict[int, list[tuple[str, ProcessMember]]] = {}
-    for kind, members in kept.items():
-        for member in members.values():
+    for kind, model in predictor.types_.items():
+        for member in model.members.values():
             if isinstance(member, ProcessMember):
                 shared.setdefault(id(member.process), []).append((kind, member))
     order = {process: number for number, process in enumerate(shared)}
@@ -155,7 +154,7 @@ def _document(predictor: KernelPredictor, about: dict[str, Any]) -> dict[str, An
             kind: {
                 "members": {
                     name: _member(member, order) | {"weight": model.weights[name]}
-                    for name, member in kept[kind].items()
+                    for name, member in model.members.items()
                 },
                 **{name: _plain(getattr(model, name)) for name in _SCALARS},
                 "range": {
@@ -176,13 +175,6 @@ _SCALARS = {
     "shift": (-100.0, 100.0),
     "shift_sd": (0.0, 100.0),
 }
-
-
-def _kept(model: TypeModel) -> dict[str, Member]:
-    heavy = {name: member for name, member in model.members.items() if model.weights[name] > 0}
-    if any(isinstance(member, ProcessMember) for member in heavy.values()):
-        return heavy
-    return {n: m for n, m in model.members.items() if n in heavy or isinstance(m, ProcessMember)}
 
 
 def _points(rows: pd.DataFrame) -> pd.DataFrame:
@@ -344,7 +336,7 @@ def _type(kind: str, stored: Any, processes: list) -> TypeModel:
         terms = _names(list(each["prices"])[1:], COST_NAMES)
         prices = _numbers(list(each["prices"].values()), len(terms) + 1, 0, _HUGE)
         physical = Physical(terms, prices, float(_numbers(each["floor"], None, 1 / _HUGE, _HUGE)))
-        weights[name] = float(_numbers(each["weight"], None, 0, 1))
+        weights[name] = float(_numbers(each["weight"], None, 1e-6, 1))
         if "trees" in each:
             names = _names(each["trees"]["features"], FEATURE_NAMES)
             members[name] = TreesMember(physical, names, _trees(each["trees"], len(names)))

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.ensemble import ExtraTreesRegressor, HistGradientBoostingRegressor
 
+from edgeutils.regression.features import SETTINGS
+
 
 @dataclass(frozen=True)
 class Trees:
@@ -39,6 +41,21 @@ class Trees:
                     left = columns[rows, self.feature[node]] <= self.number[node]
                     waiting += [(int(self.right[node]), rows[~left]), (node + 1, rows[left])]
         return total
+
+
+def boost(x: np.ndarray, y: np.ndarray) -> Trees:
+    """Average several boosted ensembles with the settings of the kernel predictor."""
+    settings = SETTINGS["boosting"]
+    models = [
+        HistGradientBoostingRegressor(**settings["settings"], random_state=seed).fit(x, y)
+        for seed in range(settings["bags"])
+    ]
+    return boosted(models)
+
+
+def grow_forest(x: np.ndarray, y: np.ndarray) -> Trees:
+    """Grow a forest of random splits with the settings of the kernel predictor."""
+    return forest(ExtraTreesRegressor(**SETTINGS["forest"], random_state=0).fit(x, y))
 
 
 def boosted(models: list[HistGradientBoostingRegressor]) -> Trees:
