@@ -12,7 +12,7 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from edgeutils import ROOT
 from edgeutils.hardware.trace import PowerTrace
@@ -233,7 +233,8 @@ def error_rows(
         place = part[y].map(rows) + (i - (len(parts) - 1) / 2) * 0.22
         bars = [part[x] - part[f"{x}_low95"], part[f"{x}_high95"] - part[x]]
         ax.errorbar(part[x], place, xerr=bars, linestyle="none", ms=8, **style)
-    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    ax.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_formatter(_percent)
     if own and hue:
         legend_below(ax)
     return ax
@@ -244,7 +245,11 @@ def percent_ticks(axis: Axis, ticks: Iterable[float] = PERCENT_TICKS) -> None:
     low, high = axis.get_view_interval()
     axis.set_ticks([tick for tick in ticks if low <= tick <= high], minor=False)
     axis.set_minor_formatter("")
-    axis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+    axis.set_major_formatter(_percent)
+
+
+def _percent(value: float, _: float) -> str:
+    return f"{100 * value:.3g} %"
 
 
 def slice_lines(
@@ -278,7 +283,8 @@ def share_bars(shares: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.barh(list(rows.values()), shares[name], left=left, edgecolor="white", **style)
         left = left + shares[name]
     ax.set_xlim(0, 1)
-    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    ax.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_formatter(_percent)
     ax.grid(axis="y", visible=False)
     if own:
         legend_below(ax)

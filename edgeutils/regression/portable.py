@@ -57,7 +57,7 @@ def save(predictor: KernelPredictor, path: str | Path, about: dict[str, Any]) ->
     Parameters
     ----------
     predictor
-        Fitted. Members without weight are left out, unless no other knows its own error.
+        Fitted.
     path
         The JSON file to write; its folder is made.
     about
