@@ -68,7 +68,10 @@ def plan_of(**entries):
         ({"settings": {"threads": []}}, r"threads is \[\]"),
         ({"settings": {"dtypes": ["int4"]}}, r"dtypes is \['int4'\], .* float32, int8"),
         ({"settings": {"runtime": ["android"]}}, "android needs android: {binary: PATH"),
-        ({"settings": {"processors": ["GPU"]}}, "need runtime: .android. alone; split the plan"),
+        (
+            {"settings": {"processors": ["GPU"]}},
+            "GPU and NNAPI need runtime: .android. or .torch. alone; split",
+        ),
         ({"again": 2}, "again is 2, expected a number from 0 to 1"),
         ({"seconds": float("nan")}, "seconds is nan"),
         ({"attempts": 1.5}, "attempts is 1.5, expected a whole number from 1 to 20"),

@@ -309,12 +309,7 @@ def _sync_offset(trace: PowerTrace, sync_s: Floats) -> tuple[float, float]:
 
 
 def _estimate(
-    fit: Fit,
-    gaps_s: float | None,
-    flags: tuple[str, ...],
-    *,
-    u_s: float = 0.0,
-    base_s: float = 0.0,
+    fit: Fit, gaps_s: float | None, flags: tuple[str, ...], *, u_s: float = 0.0, base_s: float = 0.0
 ) -> OffsetEstimate:
     return OffsetEstimate(
         offset_s=base_s + fit.offset_s,

@@ -108,11 +108,7 @@ def _mean_power(power_w: np.ndarray) -> tuple[float, float, float]:
 
 
 def analyse(
-    trace: PowerTrace,
-    marks: Marks,
-    *,
-    idle: str = "none",
-    offset: OffsetEstimate | None = None,
+    trace: PowerTrace, marks: Marks, *, idle: str = "none", offset: OffsetEstimate | None = None
 ) -> Measurement:
     """Take a trace as it was read, and its marks, to joules.
 

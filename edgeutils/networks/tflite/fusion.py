@@ -324,17 +324,11 @@ class _Fuser:
 _Rules = dict[str, tuple[Callable[[_Fuser, int, Operator], None], ...]]
 _SEVERAL: _Rules = {"MUL": (_Fuser.gate, _Fuser.norm), "RESHAPE": (_Fuser.shuffle,)}
 _ALONE: _Rules = {
-    "ADD": (_Fuser.add,),
-    "AVERAGE_POOL_2D": (_Fuser.pool,),
-    "CONCATENATION": (_Fuser.concat,),
-    "CONV_2D": (_Fuser.conv,),
-    "DEPTHWISE_CONV_2D": (_Fuser.conv,),
-    "FULLY_CONNECTED": (_Fuser.fc,),
-    "MAX_POOL_2D": (_Fuser.pool,),
-    "MEAN": (_Fuser.mean,),
-    "SPLIT": (_Fuser.split,),
+    "ADD": (_Fuser.add,), "AVERAGE_POOL_2D": (_Fuser.pool,), "CONCATENATION": (_Fuser.concat,),
+    "CONV_2D": (_Fuser.conv,), "DEPTHWISE_CONV_2D": (_Fuser.conv,), "MEAN": (_Fuser.mean,),
+    "FULLY_CONNECTED": (_Fuser.fc,), "MAX_POOL_2D": (_Fuser.pool,), "SPLIT": (_Fuser.split,),
     "TRANSPOSE_CONV": (_Fuser.transpose,),
-} | dict.fromkeys(["HARD_SWISH", *FACTS["clamps"]], (_Fuser.plain,))
+} | dict.fromkeys(["HARD_SWISH", *FACTS["clamps"]], (_Fuser.plain,))  # fmt: skip
 
 
 def _map(shape: tuple[int, ...]) -> Shape:

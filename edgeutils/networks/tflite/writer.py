@@ -227,19 +227,11 @@ class _Place:
 
 
 _WITH_CONSTANTS: dict[str, Callable[[_Place], None]] = {
-    "bn": _Place.norm,
-    "bnrelu": _Place.norm,
-    "channelshuffle": _Place.shuffle,
-    "conv-bn-relu": _Place.conv,
-    "dwconv-bn-relu": _Place.dwconv,
-    "fc": _Place.fc,
-    "global-avgpool": _Place.mean,
-    "reshape": _Place.reshape,
-    "resize": _Place.resize,
-    "se": _Place.se,
-    "split": _Place.split,
-    "transpose-conv": _Place.transpose_conv,
-}
+    "bn": _Place.norm, "bnrelu": _Place.norm, "channelshuffle": _Place.shuffle,
+    "conv-bn-relu": _Place.conv, "dwconv-bn-relu": _Place.dwconv, "fc": _Place.fc,
+    "global-avgpool": _Place.mean, "reshape": _Place.reshape, "resize": _Place.resize,
+    "se": _Place.se, "split": _Place.split, "transpose-conv": _Place.transpose_conv,
+}  # fmt: skip
 
 
 def _gain(layer: Layer) -> float:
