@@ -124,6 +124,8 @@ def nvml(monkeypatch, *, power_w=lambda: 50.0, update_s=0.02, energy_error=None)
 
     module.nvmlInit, module.nvmlDeviceGetHandleByIndex = init, handle
     module.nvmlDeviceGetTotalEnergyConsumption = energy
+    module.nvmlDeviceGetTemperature = lambda _handle, _sensor: 41
+    module.nvmlDeviceGetClockInfo = lambda _handle, clock: {1: 1980}[clock]
     module.nvmlDeviceGetPowerUsage = lambda _handle: int(power_w() * 1e3)
     monkeypatch.setitem(sys.modules, "pynvml", module)
 

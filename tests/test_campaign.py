@@ -68,7 +68,10 @@ def plan_of(**entries):
         ({"settings": {"threads": []}}, r"threads is \[\]"),
         ({"settings": {"dtypes": ["int4"]}}, r"dtypes is \['int4'\], .* float32, int8"),
         ({"settings": {"runtime": ["android"]}}, "android needs android: {binary: PATH"),
-        ({"settings": {"processors": ["GPU"]}}, "need runtime: .android. alone; split the plan"),
+        (
+            {"settings": {"processors": ["GPU"]}},
+            "GPU and NNAPI need runtime: .android. or .torch. alone; split",
+        ),
         ({"again": 2}, "again is 2, expected a number from 0 to 1"),
         ({"seconds": float("nan")}, "seconds is nan"),
         ({"attempts": 1.5}, "attempts is 1.5, expected a whole number from 1 to 20"),
@@ -492,9 +495,9 @@ def start(tmp_path):
     """Return a function that starts a campaign in a process of its own."""
     started = []
 
-    def begin():
+    def begin(**plan):
         context = multiprocessing.get_context("fork")
-        arguments = plan_of(**TWENTY), tmp_path / "store"
+        arguments = plan_of(**TWENTY | plan), tmp_path / "store"
         started.append(context.Process(target=campaign.run, args=arguments))
         started[-1].start()
         return started[-1]
@@ -555,7 +558,8 @@ def test_killed_at_any_moment_nothing_is_lost_or_measured_twice(start, tmp_path)
 
 
 def test_a_campaign_that_is_interrupted_leaves_its_tables(start, tmp_path):
-    process, folder = start(), tmp_path / "store"
+    # More than can be measured before a busy machine gets round to interrupting it.
+    process, folder = start(kernels={"add": 400}), tmp_path / "store"
     until = time.monotonic() + 20
     while len(kept(folder)) < 2 and time.monotonic() < until:
         time.sleep(0.05)
@@ -563,5 +567,5 @@ def test_a_campaign_that_is_interrupted_leaves_its_tables(start, tmp_path):
     process.join(10)
     assert process.exitcode == 1
     rows = table.read_table(folder / "measurements.parquet")
-    assert 2 <= len(rows) < 20
+    assert 2 <= len(rows) < 400
     assert len(rows) == len(kept(folder))

@@ -5,6 +5,7 @@ Nothing here touches a real phone: see `stand_in_adb` for what stands in for one
 
 import os
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,9 +22,11 @@ from edgeutils.hardware.clock import SYNC_CHIP_S, SYNC_CHIPS
 from edgeutils.hardware.readers import read_marks
 from edgeutils.hardware.stamps import monotonic_epoch_us
 from edgeutils.hardware.trace import Marks
+from edgeutils.networks.graph import single_kernel
+from edgeutils.networks.kernels import Kernel
 
 both = pytest.mark.parametrize("child", [True, False], ids=["child", "in process"])
-everywhere = pytest.mark.parametrize("runtime", sorted(runtimes.RUNTIMES))
+everywhere = pytest.mark.parametrize("runtime", ["litert", "tflite-runtime"])
 #: Busy spells of one pulse, in chips: starts and ends of the runs of ones.
 SPELLS = np.flatnonzero(np.diff([0, *SYNC_CHIPS, 0])).reshape(-1, 2)
 
@@ -228,9 +231,21 @@ def test_a_runtime_that_does_not_import(model, monkeypatch):
     assert "no_such_runtime" in found["reason"]
 
 
+def test_pytorch_is_optional(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for name in ("edgeutils.hardware.torch_child", "edgeutils.networks.torch_network"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    graph = single_kernel(Kernel("relu", hw=4, cin=8))
+    with pytest.raises(EdgeError, match=r"relu: torch does not import .*; pip install torch, or"):
+        runtimes.run(graph, runtime="torch", child=False)
+    code = "import edgeutils.cli, edgeutils.hardware.campaign, sys; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_what_is_available():
     found = {entry["name"]: entry for entry in runtimes.available("no-such-adb")}
-    assert set(found) == {"litert", "tflite-runtime", "android"}
+    assert set(found) == {"litert", "tflite-runtime", "torch", "android"}
     assert found["litert"]["available"] is True
     assert found["litert"]["reason"].startswith("version ")
     assert found["android"]["reason"] == "no-such-adb cannot be started"

@@ -11,7 +11,7 @@ that are measured `again` put it to the test.
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from edgeutils import EdgeError, __version__
 from edgeutils.hardware import android, runtimes, sensors
 from edgeutils.hardware.conditions import OtherWork, settle, state
 from edgeutils.hardware.meters import Meter, record, update_period, write_trace
-from edgeutils.hardware.points import DELEGATES, CampaignPlan, Point, points
+from edgeutils.hardware.points import DELEGATES, CampaignPlan, Point, configuration, points
 from edgeutils.hardware.report import analyse
 from edgeutils.hardware.store import Best, Store, load
 from edgeutils.hardware.trace import Floats, PowerTrace
@@ -38,8 +38,6 @@ _REACH = float(stats.norm.ppf(0.975))
 #: Fewest values whose extremes hold their median 95 times in 100.
 _LEAST = 6
 _KEPT = 50  # windows of a point whose latencies are kept
-#: Updates of a meter in a window, so that its edges are no matter; windows in a run with a meter.
-_UPDATES, _METERED = 20, 10
 _LOOK_S = 0.5
 
 
@@ -85,6 +83,7 @@ def run(
             for attempt in range(1, plan.rounds + 1):
                 session.round(attempt)
         finally:
+            session.child.close()
             session.model.unlink(missing_ok=True)
             best = store.best()
             if best:
@@ -102,6 +101,9 @@ class _Session:
     meter: Meter | None
     hertz: float = 1.0
     window_s: float = 0.0
+    tail_s: float = 0.0  # one update of the meter, s
+    child: runtimes.Child = field(default_factory=runtimes.Child)  # of torch
+    seen: dict[str, Any] = field(default_factory=dict)  # what the meter said at the end of a run
     share: float | None = None  # of the processors that others took when last looked at
     anchored_s: float = field(default=-np.inf)  # monotonic time of the last anchor, s
 
@@ -117,7 +119,7 @@ class _Session:
                 )
             period_s = period_s or 1 / (self.plan.hertz or 1.0)
             self.hertz = self.plan.hertz or min(1 / period_s, 1000.0)
-            self.window_s = max(self.window_s, _UPDATES * period_s)
+            self.window_s, self.tail_s = max(self.window_s, self.plan.updates * period_s), period_s
 
     def round(self, attempt: int) -> None:
         """Visit the points that were visited once less: all of them, or at last those in doubt."""
@@ -149,10 +151,8 @@ class _Session:
         kernel, every_s = self.plan.anchor_kernel()
         if not now and time.monotonic() - self.anchored_s < every_s:
             return
-        config = {name: value for name, value in asdict(kernel).items() if value is not None}
-        what = {name: value for name, value in config.items() if name not in ("dtype", "name")}
         first = [self.plan.settings[name][0] for name in ("runtime", "threads", "processors")]
-        point = Point("kernel", what, kernel.dtype, *first)
+        point = Point("kernel", configuration(kernel), kernel.dtype, *first)
         for _ in range(self.plan.attempts):
             result = self.attempt(point, "anchor")
             if "failed" in result["flags"]:
@@ -173,8 +173,8 @@ class _Session:
         result = {"started_s": time.time(), "waited_s": waited_s, "version": __version__, **state()}
         others = OtherWork()
         try:
-            path, work = self._file(point)
-            result |= work | self._measure(point, path, label)
+            model, work = self._model(point)
+            result |= work | self._measure(point, model, label)
         except EdgeError as error:
             result |= {"latency_s": None, "reason": str(error), "flags": ["failed"]}
         finally:
@@ -183,8 +183,8 @@ class _Session:
         doubts = [*flags, *["disturbed"] * (self.share > self.plan.quiet)]
         return result | {"flags": list(dict.fromkeys([*doubts, *result["flags"]]))}
 
-    def _file(self, point: Point) -> tuple[Path, dict[str, Any]]:
-        """File of a model, written where there is none, and what is known of its work."""
+    def _model(self, point: Point) -> tuple[Any, dict[str, Any]]:
+        """File of a model, written where there is none, or graph; and what is known of its work."""
         if "model" in point.what:
             path, digest = runtimes.check_model(point.what["model"])
             if digest != point.what["sha256"]:
@@ -193,17 +193,18 @@ class _Session:
             return path, {"dtype": found.dtype, **_total(found.kernels)}
         graph = point.graph()
         family = {"family": graph.family} if point.level == "network" else {}
-        return write(graph, self.model), family | _total(graph.kernels)
+        work = family | _total(graph.kernels)
+        return graph if point.runtime == "torch" else write(graph, self.model), work
 
-    def _measure(self, point: Point, path: Path, label: str) -> dict[str, Any]:
+    def _measure(self, point: Point, model: Any, label: str) -> dict[str, Any]:
         """Run until the interval is narrow enough or the time is over; windows are pooled."""
         plan, latencies, spent_s = self.plan, np.empty(0), 0.0
-        seconds = max(plan.seconds, _METERED * self.window_s if self.meter else 0.0)
+        seconds = max(plan.seconds, plan.windows * self.window_s if self.meter else 0.0)
         at_most_s = max(plan.at_most_s, 2 * seconds if self.meter else 0.0)
         energy: dict[str, Any] = {}
         inferences = 0
         while True:
-            done, trace = self._run(point, path, seconds)
+            done, trace = self._run(point, model, seconds)
             latencies = np.hstack([latencies, done.latency_s])
             inferences += done.marks.inferences
             spent_s += max(float(done.marks.end_s[-1] - done.marks.start_s[0]), seconds)
@@ -216,28 +217,32 @@ class _Session:
             wanted_s = spent_s * ((width / plan.precision) ** 2 - 1)
             seconds = left_s if np.isnan(width) else min(left_s, max(spent_s, wanted_s))
         told = {name: done.device.get(name) for name in ("governor", "python", "machine")}
-        told |= {"runtime_version": done.version, "delegate": done.delegate}
+        told |= {"runtime_version": done.version, "delegate": done.delegate, **self.seen}
         unstable = ["unstable"] * (not width <= plan.precision)
         flags = [*unstable, *done.flags, *energy.pop("flags", ())]
         counts = {"inferences": inferences, "model_sha256": done.model_sha256, "flags": flags}
         return told | energy | _latency(latencies) | counts
 
     def _run(
-        self, point: Point, path: Path, seconds: float
+        self, point: Point, model: Any, seconds: float
     ) -> tuple[runtimes.Run, PowerTrace | None]:
         def once() -> runtimes.Run:
             how: dict[str, Any] = {"seconds": seconds, "threads": point.threads}
             how |= {"timeout_s": self.plan.timeout_s}
             if point.runtime == "android":
                 delegate = DELEGATES[point.processor]
-                return android.run(path, delegate=delegate, **how, **self.plan.android)
+                return android.run(model, delegate=delegate, **how, **self.plan.android)
             how |= {"window_s": self.window_s, "warmup_s": self.plan.seconds / 3}
-            return runtimes.run(path, runtime=point.runtime, seed=self.plan.seed, **how)
+            how |= {"tail_s": self.tail_s, "seed": self.plan.seed}
+            if point.runtime == "torch":
+                device = "cpu" if point.processor == "CPU" else "cuda"
+                how |= {"device": device, "child": self.child}
+            return runtimes.run(model, runtime=point.runtime, **how)
 
         if self.meter is None:
             return once(), None
         with record(self.meter, self.hertz) as recording:
-            done = once()
+            done, self.seen = once(), self.meter.state()
         return done, recording.trace()
 
     def _energy(self, trace: PowerTrace, done: runtimes.Run, label: str) -> dict[str, Any]:
@@ -332,21 +337,11 @@ def _row(best: Best) -> dict[str, Any]:
 
 
 _CONDITIONS = [
-    *(
-        "key",
-        "attempts",
-        "visits",
-        "spread",
-        "repeat",
-        "started",
-        "others_share",
-        "waited_s",
-        "load1",
-    ),
-    *("temperature_c", "clock_mhz", "governor", "cpu", "machine", "python", "version"),
-    *("runtime_version", "delegate", "anchor_ratio", "width", "inferences", "latencies_ns"),
-    *("model_sha256", "reason"),
-]
+    "key", "attempts", "visits", "spread", "repeat", "started", "others_share", "waited_s", "load1",
+    "temperature_c", "clock_mhz", "governor", "cpu", "machine", "python", "version",
+    "runtime_version", "delegate", "anchor_ratio", "width", "inferences", "latencies_ns",
+    "model_sha256", "reason",
+]  # fmt: skip
 
 
 def _conditions(best: list[Best]) -> pd.DataFrame:

@@ -1,9 +1,9 @@
-"""One run of a model in this process, stamped: what `runtimes.run` starts as a child process.
+"""Runs of models in this process, stamped: what `runtimes.Child` starts as a child process.
 
-`python -m edgeutils.hardware.child` reads a request (JSON) from its standard input and writes the
-answer (JSON) to its standard output; what the runtime prints goes to standard error. Nothing is
-imported that the runtime does not need, and nothing happens between the end of the work and its
-stamp. The process dies with the one that started it.
+`python -m edgeutils.hardware.child` reads requests (a line of JSON each) from its standard input
+and writes an answer to each (likewise) to its standard output; what the runtime prints goes to
+standard error. Nothing is imported that the runtime does not need, and nothing happens between
+the end of the work and its stamp. The process dies with the one that started it.
 """
 
 import ctypes
@@ -17,8 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby, repeat
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,38 +30,65 @@ _INDICES = 2
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
+class Work(NamedTuple):
+    """A model that is ready to run."""
+
+    invoke: Callable[[], Any]  # runs it, or only starts it where there is a `finish`
+    finish: Callable[[], Any] | None = None  # returns once all that was started has ended
+    number: int = 1  # inferences of one call
+    delegate: str = "none"  # see `runtimes.Run`
+    flags: Sequence[str] = ()
+
+    def whole(self) -> None:
+        """Run it to its end."""
+        self.invoke()
+        if self.finish:
+            self.finish()
+
+
 def execute(request: Mapping[str, Any]) -> dict[str, Any]:
     """Load a model, pulse, warm up, run and stamp it; the request is made in `runtimes.run`.
 
     Returns `windows` (start ns, end ns, inferences), `sync` (start ns, end ns of each busy spell),
-    both by `time.monotonic_ns`, `delegated` (nodes that stand for a delegate) and `flags`.
+    both by `time.monotonic_ns`, `delegate` and `flags`.
     EdgeError: the runtime cannot be imported, or cannot load or run the model.
     """
-    name = f"{Path(request['model']).name}: {request['runtime']}"
+    name = f"{request['model']}: {request['runtime']}"
     try:
-        package = importlib.import_module(request["package"])
-        ops = package.OpResolverType
-        resolver = ops.AUTO if request["xnnpack"] else ops.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-        options = {"num_threads": request["threads"], "experimental_op_resolver_type": resolver}
-        interpreter = package.Interpreter(request["model"], **options)
-        interpreter.allocate_tensors()
-        flags = _fill(interpreter, np.random.default_rng(request["seed"]))
+        if request["runtime"] == "torch":
+            work = importlib.import_module("edgeutils.hardware.torch_child").load(request)
+        else:
+            work = _interpreter(request)
         gc.disable()
         sync = _pulse(request["chips"], request["chip_s"])
-        each_s = _warm_up(interpreter.invoke, request["warmup"], request["warmup_s"])
+        each_s = warm_up(work.whole, request["warmup"], request["warmup_s"])
         block, least_s = request["block"], request["window_s"]
         block = block if least_s is None else max(block, math.ceil(least_s / each_s))
-        windows = _windows(interpreter.invoke, request["inferences"], request["seconds"], block)
+        windows = _windows(work, request["inferences"], request["seconds"], block)
+        warm_up(work.whole, 0, request["tail_s"])
         sync += _pulse(request["chips"], request["chip_s"])
     except (ImportError, AttributeError) as error:
-        raise EdgeError(f"{name} does not import ({_line(error)}); see edgeutils doctor") from None
+        raise EdgeError(f"{name} does not import ({_line(error)}); {request['cure']}") from None
     except (RuntimeError, ValueError) as error:
         raise EdgeError(f"{name} cannot run it: {_line(error)}") from None
     finally:
         gc.enable()
+    return {"windows": windows, "sync": sync, "delegate": work.delegate, "flags": work.flags}
+
+
+def _interpreter(request: Mapping[str, Any]) -> Work:
+    """Load a `.tflite` file into LiteRT or tflite-runtime."""
+    package = importlib.import_module(request["package"])
+    ops = package.OpResolverType
+    resolver = ops.AUTO if request["xnnpack"] else ops.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    options = {"num_threads": request["threads"], "experimental_op_resolver_type": resolver}
+    interpreter = package.Interpreter(request["path"], **options)
+    interpreter.allocate_tensors()
+    flags = _fill(interpreter, np.random.default_rng(request["seed"]))
     # No public call says whether a delegate took nodes; both packages have this one.
-    delegated = sum(node["op_name"] == "DELEGATE" for node in interpreter._get_ops_details())
-    return {"windows": windows, "sync": sync, "delegated": delegated, "flags": flags}
+    taken = any(node["op_name"] == "DELEGATE" for node in interpreter._get_ops_details())
+    flags += ["xnnpack_not_applied"] * (request["xnnpack"] and not taken)
+    return Work(interpreter.invoke, delegate="xnnpack" if taken else "none", flags=flags)
 
 
 def _fill(interpreter: Any, rng: np.random.Generator) -> list[str]:
@@ -86,7 +112,7 @@ def _fill(interpreter: Any, rng: np.random.Generator) -> list[str]:
     return flags
 
 
-def _warm_up(invoke: Callable[[], None], count: int, least_s: float) -> float:
+def warm_up(invoke: Callable[[], None], count: int, least_s: float) -> float:
     """Run `count` inferences, and more until `least_s` has passed; the shortest took this long, s.
 
     With `least_s` the time alone counts, after one inference: ten of a slow model would take long.
@@ -103,9 +129,10 @@ def _warm_up(invoke: Callable[[], None], count: int, least_s: float) -> float:
 
 
 def _windows(
-    invoke: Callable[[], None], inferences: int | None, seconds: float | None, block: int
+    work: Work, inferences: int | None, seconds: float | None, block: int
 ) -> list[tuple[int, int, int]]:
     """Start ns, end ns and inferences of each block, until one of the bounds is reached."""
+    invoke, finish = work.invoke, work.finish
     clock, windows, end = time.monotonic_ns, [], 0
     left = math.inf if inferences is None else inferences
     until = math.inf if seconds is None else clock() + seconds * 1e9
@@ -115,8 +142,10 @@ def _windows(
         start = clock()
         for _ in turns:
             invoke()
+        if finish:
+            finish()
         end = clock()
-        windows.append((start, end, count))
+        windows.append((start, end, count * work.number))
         left -= count
     return windows
 
@@ -145,21 +174,21 @@ def _line(error: Exception) -> str:
 
 
 def main() -> None:
-    """Answer one request; a mistake of the user is an answer too."""
+    """Answer requests until there are no more; a mistake of the user is an answer too."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
+    with os.fdopen(os.dup(1), "w", 1, encoding="utf-8") as answers:
         os.dup2(2, 1)
-        try:
-            request = json.load(sys.stdin)
-            # The parent may have ended before the kernel was told to watch it.
-            if os.getppid() == request["parent"]:
+        for line in sys.stdin:
+            try:
+                request = json.loads(line)
+                # The parent may have ended before the kernel was told to watch it.
+                if os.getppid() != request["parent"]:
+                    break
                 answer = execute(request)
-            else:
-                answer = {"error": "the process that asked has ended"}
-        except EdgeError as error:
-            answer = {"error": str(error)}
-        json.dump(answer, answers)
+            except EdgeError as error:
+                answer = {"error": str(error)}
+            answers.write(json.dumps(answer) + "\n")
 
 
 if __name__ == "__main__":

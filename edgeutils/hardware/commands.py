@@ -109,7 +109,7 @@ def measure(
     plan: Annotated[Path, typer.Argument(help="YAML file that says what is measured.")],
     store: Annotated[Path, typer.Option(help="Folder of the results; the same one resumes.")],
     runtime: Annotated[
-        str | None, typer.Option(help="litert, tflite-runtime or android, not the plan's.")
+        str | None, typer.Option(help="litert, tflite-runtime, torch or android, not the plan's.")
     ] = None,
     meter: Annotated[
         str | None, typer.Option(metavar="NAME", help="Power meter, not the plan's.")

@@ -3,6 +3,7 @@
 import os
 import resource
 import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ _LOOK_S = 0.5
 class OtherWork:
     """Share of all processors that was busy, but not with this process or its children.
 
-    Counts from the moment when it is made. A child counts once it has ended.
+    Counts from the moment when it is made.
     """
 
     def __init__(self) -> None:
@@ -36,6 +37,9 @@ def _seconds() -> tuple[float, float, float]:
     all_s = sum(times.values()) - times.get("guest", 0.0) - times.get("guest_nice", 0.0)
     own = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     own_s = sum(each.ru_utime + each.ru_stime for each in own)
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):
+            own_s += sum(child.cpu_times()[:2])
     return all_s - times["idle"] - times.get("iowait", 0.0), all_s, own_s
 
 

@@ -71,6 +71,8 @@ class Meter:
     #: `sample`: it collects until the function it is given, asked at every packet, says so.
     #: Stamps are those of arrival: `clock.rebuild_clock` is for them.
     stream: Callable[[Callable[[], bool]], PowerTrace] | None = None
+    #: What else it knows of the device now: `temperature_c`, deg C, `clock_mhz`; None: unknown.
+    state: Callable[[], dict[str, float | None]] = dict
 
     def read(self) -> Reading:
         """Read it once, stamped on both sides."""

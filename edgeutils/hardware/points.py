@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import yaml
 
 from edgeutils import EdgeError
@@ -25,25 +26,17 @@ from edgeutils.networks.kernels import KERNEL_TYPES, Kernel
 
 #: Level, what it is, and number type (None: the file says).
 Workload = tuple[str, dict[str, Any], str | None]
-#: Processors of a phone, and what `android.run` calls them.
+#: Processors, and what `android.run` calls them; GPU is CUDA's for torch.
 DELEGATES = {"CPU": "xnnpack", "GPU": "gpu", "NNAPI": "nnapi"}
 #: Lists of a setting, their default and what may stand in them (None: whole numbers from 1).
 _SETTINGS: dict[str, tuple[list, tuple[str, ...] | None]] = {
     "runtime": (["litert"], (*RUNTIMES, "android")),
     "threads": ([1], None),
-    "dtypes": (["float32"], ("float32", "int8")),
+    "dtypes": (["float32"], ("float32", "int8", "float16")),
     "processors": (["CPU"], tuple(DELEGATES)),
 }
-_ANCHOR = {"kernel_type": "conv-bn-relu", "hw": 28, "cin": 128, "cout": 128}
-_ANCHOR |= {"kernel_size": 3, "stride": 1, "every_s": 60}
-#: Least and largest value of the plan's numbers.
-_RANGES = {
-    "seed": (0, 2**63), "again": (0, 1), "precision": (1e-4, 1), "seconds": (1e-3, 3600),
-    "at_most_s": (1e-3, 3600), "window_s": (1e-5, 60), "hertz": (0.1, 10_000),
-    "cool_below_c": (0, 150), "quiet": (0, 1), "wait_s": (0, 3600), "attempts": (1, 20),
-    "visits": (1, 20), "timeout_s": (1, 36_000),
-}  # fmt: skip
-_WHOLE = ("seed", "attempts", "visits")
+#: Ranges of the plan's numbers, and its anchor.
+_FACTS = yaml.safe_load(Path(__file__).with_name("plan.yml").read_text(encoding="utf-8"))
 #: Entries that may change from one start of a campaign to the next: no value depends on them.
 EFFORT = ("visits", "attempts", "wait_s")
 _FILE = ".tflite"
@@ -63,13 +56,16 @@ class CampaignPlan:
     kernels_of: list = field(default_factory=list)  # networks or files: each of their kernels
     models: list = field(default_factory=list)  # .tflite files, from the plan's folder
     again: float = 0.0  # share of the points that is measured again at another moment
-    anchor: Any = field(default_factory=lambda: dict(_ANCHOR))  # a kernel and `every_s`; or null
+    #: A kernel and `every_s`; or null.
+    anchor: Any = field(default_factory=lambda: dict(_FACTS["anchor"]))
     precision: float = 0.02  # wanted half-width of the 95 % interval of the median, relative
     seconds: float = 0.15  # of work to begin with, s
     at_most_s: float = 2.0  # of work for one attempt at a point, s
     window_s: float = 0.005  # inferences are timed together until they last this long, s
     meter: str | None = None  # as `edgeutils doctor` names it; None: latency only
     hertz: float | None = None  # readings per second; None: as often as the meter has news
+    updates: int = 20  # of the meter in a window, at least, so that its edges are no matter
+    windows: int = 10  # in a run with a meter, at least
     cool_below_c: float | None = None  # wait until the hottest sensor is below this, deg C
     quiet: float = 0.05  # share of all processors that other work may use
     wait_s: float = 10.0  # longest wait for a cool and quiet machine before an attempt, s
@@ -83,11 +79,11 @@ class CampaignPlan:
             value = getattr(self, name)
             if not (isinstance(value, str) and re.fullmatch(r"[\w. -]+", value)):
                 raise EdgeError(f"{name} is {value!r}, expected letters, digits, dot, space or -")
-        for name, (low, high) in _RANGES.items():
+        for name, (low, high) in _FACTS["ranges"].items():
             value = getattr(self, name)
-            if not _number(value, low, high, name in _WHOLE) and not (value is None and
+            if not _number(value, low, high, name in _FACTS["whole"]) and not (value is None and
                     name in ("hertz", "cool_below_c")):  # fmt: skip
-                what = "a whole number" if name in _WHOLE else "a number"
+                what = "a whole number" if name in _FACTS["whole"] else "a number"
                 raise EdgeError(f"{name} is {value!r}, expected {what} from {low:g} to {high:g}")
         if not (self.meter is None or isinstance(self.meter, str)):
             raise EdgeError(f"meter is {self.meter!r}, expected a name that edgeutils doctor lists")
@@ -109,9 +105,17 @@ class CampaignPlan:
                 raise EdgeError(f"settings: {name} is {values!r}, expected a list {expected}")
         if "android" in self.settings["runtime"] and "binary" not in self.android:
             raise EdgeError("runtime android needs android: {binary: PATH of benchmark_model}")
-        if self.settings["processors"] != ["CPU"] and self.settings["runtime"] != ["android"]:
+        runs, processors = self.settings["runtime"], self.settings["processors"]
+        if processors != ["CPU"] and runs not in (["android"], ["torch"]):
             raise EdgeError(
-                "processors other than CPU need runtime: [android] alone; split the plan"
+                "GPU and NNAPI need runtime: [android] or [torch] alone; split the plan"
+            )
+        torch, dtypes = "torch" in runs, self.settings["dtypes"]
+        unfit = torch and ("int8" in dtypes or "NNAPI" in processors or self.models)
+        if unfit or ("float16" in dtypes and runs != ["torch"]):
+            raise EdgeError(
+                "torch runs kernels and networks in float32 and float16 on CPU and GPU, the other "
+                "runtimes float32 and int8, and model files; split the plan"
             )
 
     def _check_workloads(self) -> None:
@@ -137,7 +141,7 @@ class CampaignPlan:
         """Return the kernel that is measured again and again, and how often, s."""
         valid = [f.name for f in fields(Kernel)]
         given = dict(_mapping("anchor", self.anchor, [*valid, "every_s"]))
-        every_s = given.pop("every_s", _ANCHOR["every_s"])
+        every_s = given.pop("every_s", _FACTS["anchor"]["every_s"])
         if not _number(every_s, 0.01, 1e6):
             raise EdgeError(f"anchor: every_s is {every_s!r}, expected a number of seconds")
         if "kernel_type" not in given:
@@ -218,12 +222,20 @@ class Point:
 
 
 def points(plan: CampaignPlan) -> list[Point]:
-    """Points of a plan in the order in which they are measured, each key once."""
+    """Points of a plan in the order in which they are measured, each key once.
+
+    The order is random, but each type of kernel and each family, in each number type, is spread
+    evenly over it: any part of a campaign tells of all.
+    """
     found = {point.key: point for point in _all(plan)}
     once, rng = list(found.values()), np.random.default_rng(plan.seed)
     twice = rng.permutation(len(once))[: round(plan.again * len(once))]
     every = [*once, *(replace(once[i], repeat=1) for i in twice)]
-    return [every[i] for i in rng.permutation(len(every))]
+    order = pd.Series([every[i] for i in rng.permutation(len(every))])
+    names = [p.what.get("kernel_type", p.group.rpartition("-v")[0]) for p in order]
+    alike = order.groupby([f"{name} {p.dtype}" for name, p in zip(names, order, strict=True)])
+    place = (alike.cumcount() + rng.random(len(every))) / alike.transform("size")
+    return [order[i] for i in np.argsort(place)]
 
 
 def _all(plan: CampaignPlan) -> Iterator[Point]:
@@ -245,14 +257,19 @@ def _workloads(plan: CampaignPlan, dtype: str) -> Iterator[Workload]:
         drawn = sampler.sample(kind, n, seed=plan.seed, dtype=dtype, exclude=set(kernels))
         kernels |= dict.fromkeys(drawn)
     for kernel in kernels:
-        config = {k: v for k, v in asdict(kernel).items() if v is not None}
-        yield "kernel", {k: v for k, v in config.items() if k not in ("dtype", "name")}, dtype
+        yield "kernel", configuration(kernel), dtype
     names = plan.networks
     if isinstance(names, dict):
         names = [zoo.variant(f, i).name for f, n in names.items() for i in range(n)]
     for name in names:
         zoo.network(name, dtype=dtype)  # an unknown name is told now, not after a day
         yield "network", {"network": name}, dtype
+
+
+def configuration(kernel: Kernel) -> dict[str, Any]:
+    """Say what a kernel is, whatever its number type and name."""
+    given = asdict(kernel).items()
+    return {name: v for name, v in given if v is not None and name not in ("dtype", "name")}
 
 
 def _kernels_of(name: str, dtype: str) -> Iterable[Kernel]:

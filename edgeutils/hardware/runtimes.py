@@ -1,19 +1,21 @@
 """Runtimes: run a model many times and stamp it, so that a power trace can be cut into inferences.
 
 LiteRT and tflite-runtime run on this machine, by default in a child process: a model that crashes
-or hangs ends in one sentence. Phones are in `android`. What comes back is a `Run`; `write_marks`
-writes its marks for another machine, where the meter is.
+or hangs ends in one sentence. Phones are in `android`, PyTorch is in `pytorch`. What comes back is
+a `Run`; `write_marks` writes its marks for another machine, where the meter is.
 """
 
 import hashlib
 import json
 import os
 import platform
+import select
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -28,12 +30,14 @@ from edgeutils.hardware import child as worker
 from edgeutils.hardware.clock import SYNC_CHIP_S, SYNC_CHIPS
 from edgeutils.hardware.stamps import EPOCH_VARIABLE, monotonic_epoch_us
 from edgeutils.hardware.trace import Floats, Marks
+from edgeutils.networks.graph import Graph
 from edgeutils.networks.model_file import check_identifier, model_path
 
 #: Name of a runtime: (module, distribution).
 RUNTIMES = {
     "litert": ("ai_edge_litert.interpreter", "ai-edge-litert"),
     "tflite-runtime": ("tflite_runtime.interpreter", "tflite-runtime"),
+    "torch": ("torch", "torch"),
 }
 Stamps = Sequence[Sequence[int]] | NDArray[np.int64]
 #: Name of the rows of a marks file that are busy spells of a sync pulse, not work.
@@ -51,6 +55,8 @@ class Plan:
     warmup_s: float = 0.0  # if above 0: warm up for this time instead, s
     #: With `seconds`: a window holds as many inferences as last this long, s; None: `block`.
     window_s: float | None = None
+    #: The work goes on after the last mark for this time, s: a meter's last sample is of it too.
+    tail_s: float = 0.0
     sync: bool = False  # emit a sync pulse (`clock.SYNC_CHIPS`) before and after
 
     def __post_init__(self) -> None:
@@ -63,8 +69,9 @@ class Plan:
             raise EdgeError(f"seconds is {self.seconds}, expected a time above 0")
         if self.window_s is not None and not (self.seconds and 0 < self.window_s < np.inf):
             raise EdgeError(f"window_s is {self.window_s}, expected a time above 0, with seconds")
-        if not 0 <= self.warmup_s < np.inf:
-            raise EdgeError(f"warmup_s is {self.warmup_s}, expected a time of 0 or more")
+        for name in ("warmup_s", "tail_s"):
+            if not 0 <= getattr(self, name) < np.inf:
+                raise EdgeError(f"{name} is {getattr(self, name)}, expected a time of 0 or more")
         if self.window_s and not (self.warmup or self.warmup_s):
             raise EdgeError("window_s is found in the warm-up, but warmup is 0; give 1 or more")
         for name, least in {"inferences": 1, "threads": 1, "warmup": 0}.items():
@@ -76,12 +83,12 @@ class Run:
     """Inferences that ran, when, and how."""
 
     marks: Marks  # windows of inferences, by the clock of the device
-    runtime: str  # litert, tflite-runtime or benchmark_model
+    runtime: str  # litert, tflite-runtime, torch or benchmark_model
     version: str | None  # of the runtime; None: it does not say
-    model: str  # name of the model's file
+    model: str  # name of the model's file, or of the graph
     model_sha256: str
     plan: Plan  # what was asked for
-    delegate: str  # what took nodes of the model, as the runtime reported: xnnpack, gpu, none ...
+    delegate: str  # what took nodes of the model, as the runtime reported: xnnpack, gpu, cuda, none
     device: Mapping[str, Any]  # what is known of the machine and its state; None: not readable
     flags: tuple[str, ...] = ()  # what was not as asked
     #: Latencies that the runtime itself reported, s; empty: none.
@@ -94,17 +101,18 @@ class Run:
 
 
 def run(  # noqa: PLR0913 - keyword-only options
-    model: str | Path,
+    model: str | Path | Graph,
     *,
     runtime: str = "litert",
     xnnpack: bool = True,
+    device: str = "cpu",
     block: int = 1,
     seed: int = 0,
-    child: bool = True,
+    child: "bool | Child" = True,
     timeout_s: float = 600.0,
     **plan: Any,
 ) -> Run:
-    """Run a `.tflite` model on this machine and mark its inferences.
+    """Run a `.tflite` model, or with `torch` a graph, on this machine and mark its inferences.
 
     `plan` are the fields of `Plan`: inferences or seconds, threads, warmup, sync and so on. A
     window holds `block` inferences (the last one what is left), or more where `window_s` asks for
@@ -113,28 +121,46 @@ def run(  # noqa: PLR0913 - keyword-only options
 
     With `child` the model runs in a process of its own, stopped `timeout_s` after the time that
     was asked for (`seconds`); without, a model that crashes takes this process with it and nothing
-    stops one that hangs.
+    stops one that hangs. A `Child` is used and left running, as PyTorch and CUDA take seconds to
+    start.
+
+    PyTorch runs on `device`, cpu or cuda, in the number type of the graph, float32 or float16;
+    see `torch_child` for how, and `networks.torch_network` for as what. On cuda, `window_s` makes
+    windows of replays that last about 2 ms, and `threads` counts for nothing.
 
     Flags: `xnnpack_not_applied` (asked for, but the runtime left every operator where it was:
     tflite-runtime 2.14 does so with quantised models), `open_batch_as_1` (the model leaves the
     number of its inputs open; one was given).
-    EdgeError: an option out of range, no model, a file that is no model, an operator that the
-    runtime does not have, an input of open shape, a crash (the signal is named), the timeout.
+    EdgeError: an option out of range, no runtime, no model, a file that is no model, an operator
+    that the runtime does not have, an input of open shape, a crash (the signal is named), the
+    timeout.
     """
-    path, digest = check_model(model)
     one_of("runtime", runtime, RUNTIMES)
-    chosen, (package, distribution) = Plan(**plan), RUNTIMES[runtime]
     at_least("block", block, 1)
-    request = {**asdict(chosen), "model": str(path.resolve()), "runtime": runtime}
-    request |= {"package": package, "xnnpack": xnnpack, "block": block, "seed": seed}
-    request["parent"] = os.getpid()
-    request |= {"chips": SYNC_CHIPS if chosen.sync else (), "chip_s": SYNC_CHIP_S}
-    patience_s = timeout_s + (chosen.seconds or 0)
-    answer = _in_child(request, patience_s) if child else worker.execute(request)
-    marks = marks_of(answer["windows"], answer["sync"], path.stem, here=True)
-    taken, version = "xnnpack" if answer["delegated"] else "none", _version(distribution)
-    flags = (*answer["flags"], *["xnnpack_not_applied"] * (xnnpack and taken == "none"))
-    return Run(marks, runtime, version, path.name, digest, chosen, taken, _machine(), flags)
+    (package, distribution), chosen = RUNTIMES[runtime], Plan(**plan)
+    asked = {**asdict(chosen), "runtime": runtime, "package": package, "block": block, "seed": seed}
+    asked |= {"parent": os.getpid(), "xnnpack": xnnpack, "device": device}
+    asked["cure"] = f"pip install {distribution}, or see edgeutils doctor"
+    asked |= {"chips": SYNC_CHIPS if chosen.sync else (), "chip_s": SYNC_CHIP_S}
+    if isinstance(model, Graph) != (runtime == "torch"):
+        raise EdgeError(f"{runtime} got {model!r:.60}; give a graph to torch, a file to the others")
+    if isinstance(model, Graph):
+        one_of("device", device, ("cpu", "cuda"))
+        name = stem = model.name
+        asked["graph"] = asdict(model)
+        digest = hashlib.sha256(json.dumps(asked["graph"]).encode()).hexdigest()
+    else:
+        path, digest = check_model(model)
+        name, stem, asked["path"] = path.name, path.stem, str(path.resolve())
+    asked["model"] = name
+    if child:
+        with nullcontext(child) if isinstance(child, Child) else closing(Child()) as process:
+            answer = process.ask(asked, timeout_s + (chosen.seconds or 0))
+    else:
+        answer = worker.execute(asked)
+    marks = marks_of(answer["windows"], answer["sync"], stem, here=True)
+    how = chosen, answer["delegate"], _machine(), tuple(answer["flags"])
+    return Run(marks, runtime, _version(distribution), name, digest, *how)
 
 
 def check_model(model: str | Path) -> tuple[Path, str]:
@@ -167,6 +193,7 @@ def signal_name(number: int) -> str:
 
 
 def _version(distribution: str) -> str | None:
+    """Version of an installed package; None: it is not installed."""
     return next((found.version for found in metadata.distributions(name=distribution)), None)
 
 
@@ -183,38 +210,67 @@ def marks_of(windows: Stamps, spells: Stamps, name: str, *, here: bool) -> Marks
     return Marks(start_s, end_s, count, epoch_us, names, sync_s=sync_s, same_clock=here)
 
 
-def _in_child(request: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
-    name = f"{Path(request['model']).name}: {request['runtime']}"
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    env = {**os.environ, "PYTHONPATH": path, EPOCH_VARIABLE: str(monotonic_epoch_us())}
-    # -P: a file numpy.py in the user's folder is none of ours.
-    command = [sys.executable, "-P", "-m", worker.__name__]
-    # A runtime may print without end: to a file, of which the end is read.
-    with tempfile.TemporaryFile() as said:
-        out: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": said, "env": env}
-        out |= {"input": json.dumps(request).encode(), "timeout": timeout_s}
+class Child:
+    """A process that runs what it is asked to, one request after the other; see `child`.
+
+    It starts with the first request, and anew after one that failed; `close` ends it.
+    """
+
+    _process: Any = None
+
+    def ask(self, asked: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+        """Return the answer; EdgeError: it is one, or there is none in time or at all."""
         try:
-            done = subprocess.run(command, check=False, **out)
-        except subprocess.TimeoutExpired:
+            self._process = self._process or self._start()
+            return self._answer(asked, f"{asked['model']}: {asked['runtime']}", timeout_s)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self) -> subprocess.Popen:
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        env = {**os.environ, "PYTHONPATH": path, EPOCH_VARIABLE: str(monotonic_epoch_us())}
+        # -P: a file numpy.py in the user's folder is none of ours.
+        command = [sys.executable, "-P", "-m", worker.__name__]
+        # A runtime may print without end: to a file, of which the end is read.
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        return subprocess.Popen(command, stderr=self._said, env=env, **pipes)
+
+    def _answer(self, asked: Mapping[str, Any], name: str, timeout_s: float) -> dict[str, Any]:
+        pipe = self._process.stdout
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(asked).encode() + b"\n")
+            self._process.stdin.flush()
+        if not select.select([pipe], [], [], timeout_s)[0]:
             raise EdgeError(
                 f"{name} was stopped after {timeout_s:g} s; ask for fewer inferences or a "
                 "longer timeout_s, or take the model for one that hangs"
-            ) from None
-        said.seek(max(0, said.seek(0, os.SEEK_END) - 2000))
-        last = ["nothing", *said.read().decode(errors="replace").split("\n")]
-    if done.returncode == 0:
-        answer = json.loads(done.stdout)
-        if "error" in answer:
-            raise EdgeError(answer["error"])
-        return answer
-    how = signal_name(-done.returncode) if done.returncode < 0 else f"exit {done.returncode}"
-    words = [line for line in last if line.strip()][-1][:200]
-    raise EdgeError(
-        f"{name} crashed ({how}) and said last: {words}; try xnnpack=False or the other runtime"
-    )
+            )
+        if answered := pipe.readline():
+            answer = json.loads(answered)
+            if "error" in answer:
+                raise EdgeError(answer["error"])
+            return answer
+        code = self._process.wait()
+        how = signal_name(-code) if code < 0 else f"exit {code}"
+        self._said.seek(max(0, self._said.seek(0, os.SEEK_END) - 2000))
+        last = ["nothing", *self._said.read().decode(errors="replace").split("\n")]
+        words = [line for line in last if line.strip()][-1][:200]
+        cure = "try xnnpack=False or the other runtime"
+        raise EdgeError(f"{name} crashed ({how}) and said last: {words}; {cure}")
+
+    def close(self) -> None:
+        """End it at once."""
+        if self._process:
+            self._process.kill()
+            self._process.communicate()
+            self._said.close()
+        self._process = None
 
 
 def _machine(root: Path = Path("/sys/devices/system/cpu")) -> dict[str, Any]:
+    """Say what is known of this machine."""
     files = root.glob("cpu*/cpufreq/scaling_governor")
     return {
         "machine": platform.machine(),

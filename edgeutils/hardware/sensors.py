@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib import import_module
@@ -160,7 +161,16 @@ def _nvml(request: _Request) -> Meter:
         raise request.error(2, f"{number!r} is no number of a GPU")
     ask("nvmlInit")
     gpu = ask("nvmlDeviceGetHandleByIndex", int(number))
-    return request.meter(lambda: ask(request.facts["function"], gpu) / 1e3)  # mJ or mW
+
+    def state() -> dict[str, float | None]:
+        told: dict[str, float | None] = dict.fromkeys(request.facts["state"])
+        for name, (function, which) in request.facts["state"].items():
+            with suppress(library.NVMLError):
+                told[name] = getattr(library, function)(gpu, which)
+        return told
+
+    meter = request.meter(lambda: ask(request.facts["function"], gpu) / 1e3)  # mJ or mW
+    return replace(meter, state=state)
 
 
 def _battery(request: _Request) -> Meter:
@@ -321,11 +331,6 @@ def _monsoon_trace(request: _Request, stopped: Callable[[], bool]) -> PowerTrace
 
 
 _OPENERS: dict[str, Callable[[_Request], Meter]] = {
-    "powercap": _powercap,
-    "nvml": _nvml,
-    "nvml-power": _nvml,
-    "battery": _battery,
-    "hwmon": _hwmon,
-    "pmic": _pmic,
-    "monsoon": _monsoon,
-}
+    "powercap": _powercap, "nvml": _nvml, "nvml-power": _nvml, "battery": _battery, "hwmon": _hwmon,
+    "pmic": _pmic, "monsoon": _monsoon,
+}  # fmt: skip

@@ -87,8 +87,9 @@ class Store:
     def _begin(self, plan: dict[str, Any], points: Callable[[], Iterable[Point]]) -> None:
         found = self._db.execute("SELECT value FROM meta WHERE name = 'plan'").fetchone()
         if found:
-            recorded = json.loads(found[0])
-            if differ := [n for n in plan if recorded.get(n) != plan[n] and n not in EFFORT]:
+            # What the recorded plan is too old to name cannot differ.
+            recorded = plan | json.loads(found[0])
+            if differ := [n for n in plan if recorded[n] != plan[n] and n not in EFFORT]:
                 raise EdgeError(
                     f"{self.folder} holds a campaign with another plan, which differs in "
                     f"{', '.join(differ)}; give that plan or another --store"
