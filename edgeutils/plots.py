@@ -249,7 +249,7 @@ def percent_ticks(axis: Axis, ticks: Iterable[float] = PERCENT_TICKS) -> None:
 
 
 def _percent(value: float, _: float) -> str:
-    return f"{100 * value:.3g} %"
+    return f"{100 * value:g} %"
 
 
 def slice_lines(
