@@ -27,11 +27,6 @@ RESULT = Path(__file__).parent / "results" / "accuracy.csv"
 _KEYS = ["study", "target", "subset", "kernel_type", "method"]
 
 
-def errors(rows: pd.DataFrame, target: str, seed: int) -> pd.DataFrame:
-    """Out-of-fold predictions of one study, one seed."""
-    return studies.kernel_errors(rows, seeds=[seed], target=target)
-
-
 def summary(found: pd.DataFrame, target: str) -> pd.DataFrame:
     """Medians over seeds, for all rows and for the subsets that can be predicted at all."""
     subsets = {"all": found, "hw > 1": found[found["hw"].gt(1)]}
@@ -63,7 +58,8 @@ def main(names: list[str], seeds: int) -> None:
         if names and not any(name in study for name in names):
             continue
         for target, rows in targets(table, own).items():
-            jobs = (delayed(errors)(rows, target, seed) for seed in range(seeds))
+            run = delayed(studies.kernel_errors)
+            jobs = (run(rows, seeds=[seed], target=target) for seed in range(seeds))
             found = summary(pd.concat(Parallel(n_jobs=2)(jobs)), target)
             old = pd.read_csv(RESULT) if RESULT.exists() else found.head(0)
             done = (old["study"] == study) & (old["target"] == target)

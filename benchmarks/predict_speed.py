@@ -21,7 +21,7 @@ from edgeutils.regression.predictors import PaperForest
 
 RESULT = Path(__file__).parent / "results" / "predict_speed.json"
 COUNT = 600_000
-STUDIES = ("convolutions, phone", "own kernels, float32")
+STUDIES = ("convolutions, phone", "own kernels, float32, CPU1")
 
 
 def space(seed: int = 0) -> pd.DataFrame:

@@ -233,8 +233,7 @@ def error_rows(
         place = part[y].map(rows) + (i - (len(parts) - 1) / 2) * 0.22
         bars = [part[x] - part[f"{x}_low95"], part[f"{x}_high95"] - part[x]]
         ax.errorbar(part[x], place, xerr=bars, linestyle="none", ms=8, **style)
-    ax.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
-    ax.xaxis.set_major_formatter(_percent)
+    _percent_axis(ax.xaxis)
     if own and hue:
         legend_below(ax)
     return ax
@@ -245,6 +244,12 @@ def percent_ticks(axis: Axis, ticks: Iterable[float] = PERCENT_TICKS) -> None:
     low, high = axis.get_view_interval()
     axis.set_ticks([tick for tick in ticks if low <= tick <= high], minor=False)
     axis.set_minor_formatter("")
+    axis.set_major_formatter(_percent)
+
+
+def _percent_axis(axis: Axis) -> None:
+    """Label a linear axis of fractions in percent, at round numbers."""
+    axis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
     axis.set_major_formatter(_percent)
 
 
@@ -283,8 +288,7 @@ def share_bars(shares: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.barh(list(rows.values()), shares[name], left=left, edgecolor="white", **style)
         left = left + shares[name]
     ax.set_xlim(0, 1)
-    ax.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
-    ax.xaxis.set_major_formatter(_percent)
+    _percent_axis(ax.xaxis)
     ax.grid(axis="y", visible=False)
     if own:
         legend_below(ax)
