@@ -146,7 +146,7 @@ def test_no_harm_to_a_file_gives_anything_but_one_sentence(small, rows, tmp_path
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda d: d.update(version=2), "newer"),
+        (lambda d: d.update(version=portable.VERSION + 1), "newer"),
         (lambda d: d.update(version="1"), "version"),
         (lambda d: d.update(format="pickle"), "edgeutils predictor"),
         (lambda d: d["about"].update(unit="mJ"), "unit"),
@@ -168,12 +168,23 @@ def test_a_file_that_is_newer_or_broken_says_why(small, tmp_path, change, said):
         portable.load(path)
 
 
-def test_trees_that_never_end_are_refused():
-    good = {"feature": [0, -1, -1], "number": [1.0, 2.0, 3.0], "right": [2, 0, 0], "roots": [0]}
-    assert portable._trees(good | {"base": 0.0}, 1).predict(np.array([[5.0]])) == [3.0]
-    for harm in ({"right": [0, 0, 0]}, {"right": [3, 0, 0]}, {"right": [1, 0, 0]}, {"roots": [3]}):
+def test_trees_that_do_not_end_are_refused():
+    good = {"feature": [0, -1, -1], "number": [1.0, 2.0, 3.0], "base": 0.5}
+    assert portable._trees(good, 1).predict(np.array([[1.0], [5.0]])).tolist() == [2.5, 3.5]
+    for feature in ([], [0], [0, -1], [0, 0, -1, -1], [-1, 0], [-2], [1, -1, -1]):
         with pytest.raises(EdgeError):
-            portable._trees(good | harm | {"base": 0.0}, 1)
+            portable._trees({"feature": feature, "number": [1] * len(feature), "base": 0}, 1)
+
+
+def test_a_file_of_the_first_version_is_still_read(rows, tmp_path):
+    rows = rows[rows["kernel_type"] == "fc"]
+    predictor = fitted(rows, ("sizes", "boosting"))
+    document = json.loads(portable.encode(predictor, ABOUT))
+    document["version"] = 1
+    document["types"]["fc"]["members"]["boosting"]["trees"] |= {"right": [], "roots": []}
+    path = tmp_path / "first.json"
+    path.write_text(json.dumps(document))
+    assert closest(predictor, portable.load(path)[0], rows)["value"] < 1e-6
 
 
 def test_a_compact_predictor_agrees_and_holds_no_training_row(exact, rows, tmp_path):
@@ -207,7 +218,7 @@ def test_a_compact_predictor_of_platformx_is_as_good_as_the_exact_one(at_hand):
 
 def test_trees_are_refused_where_no_row_may_be_held(rows):
     with pytest.raises(EdgeError, match="trees"):
-        compact(fitted(rows[rows["kernel_type"] == "fc"], ("sizes", "forest")))
+        compact(fitted(rows[rows["kernel_type"] == "fc"], ("sizes", "boosting")))
 
 
 def test_few_points_move_a_predictor_to_another_processor(exact):

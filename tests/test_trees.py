@@ -49,24 +49,25 @@ def test_a_forest_says_what_scikit_learn_says():
         assert grown.predict(asked) == pytest.approx(model.predict(asked), abs=1e-12)
 
 
+@pytest.mark.parametrize("leaves", [31, 32, 63, 64])
+def test_sets_of_leaves_and_descent_find_the_same(leaves, monkeypatch):
+    x, y = rows()
+    how = {"max_leaf_nodes": leaves, "min_samples_leaf": 2, "max_bins": 200}
+    model = HistGradientBoostingRegressor(max_iter=5, **how).fit(x, y)
+    grown = trees.boosted([model])
+    asked = np.concatenate([x, rows(seed=1)[0], thresholds(grown, x)])
+    assert np.add.reduceat(grown.feature < 0, grown.roots, dtype=int).max() == leaves
+    assert grown.predict(asked) == pytest.approx(model.predict(asked), abs=1e-12)
+    monkeypatch.setattr(trees, "_MOST_SETS", 0)
+    assert grown.predict(asked) == pytest.approx(model.predict(asked), abs=1e-12)
+
+
 def test_a_tree_of_one_leaf_is_its_value():
     x, _ = rows(20)
     flat = np.full(20, 7.0)
     assert trees.forest(ExtraTreesRegressor(5).fit(x, flat)).predict(x).tolist() == [7.0] * 20
     few = HistGradientBoostingRegressor(max_iter=3).fit(x, flat)
     assert trees.boosted([few]).predict(x) == pytest.approx(flat)
-
-
-def test_nodes_are_in_the_order_that_the_arrays_promise():
-    grown = trees.boosted(boosting(bags=2)[0])
-    inner = np.flatnonzero(grown.feature >= 0)
-    ends = np.append(grown.roots[1:], len(grown.feature))
-    own = np.searchsorted(grown.roots, inner, side="right") - 1
-    # A left subtree lies between its parent and the right child, and no tree reaches into another.
-    assert (grown.right[inner] > inner + 1).all()
-    assert (grown.right[inner] < ends[own]).all()
-    children = np.concatenate([inner + 1, grown.right[inner], grown.roots])
-    assert sorted(children) == list(range(len(grown.feature)))
 
 
 def test_the_rows_asked_along_do_not_matter():

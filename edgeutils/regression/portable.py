@@ -36,7 +36,8 @@ from edgeutils.regression.members import (
 )
 from edgeutils.regression.trees import Trees
 
-FORMAT, VERSION = "edgeutils predictor", 1
+# Version 1 also named the right side and the first node of trees; they follow from the others.
+FORMAT, VERSION = "edgeutils predictor", 2
 #: Target -> column of the measurement table, and its unit.
 TARGETS = {"energy": ("energy_j", "J"), "latency": ("latency_s", "s"), "power": ("power_w", "W")}
 #: Columns that say what a kernel is.
@@ -219,7 +220,8 @@ def _member(member: Member, order: dict[int, int]) -> dict[str, Any]:
     }
     if isinstance(member, ProcessMember):
         return stored | {"process": order[id(member.process)], "typical": _plain(member.typical)}
-    trees = {name: _plain(value, 17) for name, value in vars(member.trees).items()}
+    names = [field.name for field in fields(member.trees)]
+    trees = {name: _plain(getattr(member.trees, name), 17) for name in names}
     return stored | {"trees": {"features": list(member.names), **trees}}
 
 
@@ -360,14 +362,7 @@ def _type(kind: str, stored: Any, processes: list) -> TypeModel:
 
 
 def _trees(stored: Any, columns: int) -> Trees:
-    """Trees whose paths all end: children lie behind their parent, and inside."""
     count = len(stored["feature"])
     feature = _numbers(stored["feature"], count, -1, columns - 1, whole=True)
     number = _numbers(stored["number"], count, -_HUGE, _HUGE)
-    right = _numbers(stored["right"], count, 0, max(count - 1, 0), whole=True)
-    roots = _numbers(stored["roots"], len(stored["roots"]), 0, count - 1, whole=True)
-    inner = np.flatnonzero(feature >= 0)
-    _need((right[inner] > inner + 1).all(), "a tree does not end")
-    return Trees(
-        feature, number, right, roots, float(_numbers(stored["base"], None, -_HUGE, _HUGE))
-    )
+    return Trees(feature, number, float(_numbers(stored["base"], None, -_HUGE, _HUGE)))
