@@ -159,7 +159,7 @@ def _term(  # noqa: PLR0913, PLR0917
     xb: np.ndarray,
     kinds_b: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Covariance matrix of one term, and sqrt(3) times the scaled distances that it follows from."""
+    """Covariance matrix of one term, and the scaled distances, times sqrt(3), behind it."""
     a, b = xa[:, term.columns], xb[:, term.columns]
     distance = None
     if term.linear:
