@@ -258,7 +258,8 @@ def _predicted(rows: "pd.DataFrame", known: _Known) -> list[dict[str, Any]]:
         part = rows[mine]
         if part.empty:
             continue
-        value, (low, high) = predictor.predict(part), predictor.interval(part)
+        low, high = predictor.interval(part)
+        value = np.sqrt(low * high)  # the median: in logs the interval is symmetric
         if not np.isfinite([value, low, high]).all():
             raise EdgeError("a prediction is not finite; fit the predictor to more rows")
         numbers = {"value": value, "std": (high - low) / 2 / Z90, "low90": low, "high90": high}
