@@ -10,7 +10,7 @@ from edgeutils import ROOT, EdgeError, datasets
 from edgeutils.networks import tflite, zoo
 from edgeutils.networks.kernels import kernel_frame
 from edgeutils.networks.sampler import sample
-from edgeutils.regression import portable
+from edgeutils.regression import kernel_predictor, portable
 from edgeutils.regression.kernel_predictor import MEMBERS, KernelPredictor, TreesMember
 from edgeutils.regression.refit import adapt, compact, fidelity
 
@@ -68,6 +68,20 @@ def test_a_loaded_predictor_says_what_the_saved_one_said(exact, rows, tmp_path):
         assert (loaded.extrapolated(table) == exact.extrapolated(table)).all()
     again = portable.save(loaded, tmp_path / "again.json", about)
     assert closest(exact, portable.load(again)[0], rows)["value"] < 1e-6
+
+
+def test_a_process_of_two_scales_survives_and_can_be_refitted(rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(kernel_predictor, "_TWO_SCALES", 60)
+    some = rows[rows["kernel_type"] == "fc"]
+    predictor = fitted(some, ("sizes",))
+    terms = predictor.types_["fc"].members["sizes"].process.terms
+    assert [term.linear for term in terms] == [False, False]
+    loaded, _ = portable.load(portable.save(predictor, tmp_path / "p.json", ABOUT))
+    asked = fresh(predictor, 100)
+    asked = asked[~predictor.extrapolated(asked)]
+    assert closest(predictor, loaded, asked)["value"] < 1e-6
+    found = fidelity(predictor, compact(predictor, points=150), asked).abs()
+    assert (found["value"] < 0.01).mean() > 0.9
 
 
 def test_trees_and_kernels_that_are_not_square_survive(rows, tmp_path):
