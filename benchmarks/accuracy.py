@@ -63,7 +63,8 @@ def main(names: list[str], seeds: int) -> None:
             found = summary(pd.concat(Parallel(n_jobs=2)(jobs)), target)
             old = pd.read_csv(RESULT) if RESULT.exists() else found.head(0)
             done = (old["study"] == study) & (old["target"] == target)
-            write_table(pd.concat([old[~done], found], ignore_index=True).round(4), RESULT)
+            merged = pd.concat([old[~done], found]).sort_values("study", kind="stable")
+            write_table(merged.reset_index(drop=True).round(4), RESULT)
             print(found[found["subset"] == "all"].round(3).to_string(), flush=True)
 
 

@@ -326,6 +326,16 @@ def test_drift_between_neighbouring_anchors(tmp_path):
     np.testing.assert_allclose(ratio, [1.01 / 1.02, 1.11 / 1.02, 1.2 / 1.02, 1.164 / 1.02])
 
 
+def test_points_that_drifted_are_in_doubt_in_what_the_round_says(monkeypatch, tmp_path, capsys):
+    fake = FakeRuntime()
+    fake.fails = lambda number: setattr(fake, "latency_s", 1e-3 if number < 2 else 1.3e-3)
+    anchor = {"kernel_type": "relu", "hw": 7, "cin": 8, "every_s": 1000.0}
+    entries = {"kernels": {"relu": 3}, "anchor": anchor, "attempts": 1}
+    best = measured(monkeypatch, tmp_path, fake, **entries)
+    assert [each.result["flags"] for each in best] == [["drift"]] * 3
+    assert "3 points, 3 in doubt," in capsys.readouterr().err
+
+
 # ---- calm -------------------------------------------------------------------------------------
 
 

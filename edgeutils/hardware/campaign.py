@@ -142,6 +142,8 @@ class _Session:
             self.store.add(key, attempt, result)
             flagged += Best(key, point, attempt, result).doubtful
         self.anchor(now=True)
+        visited = {key for key, _ in todo}  # whether a point drifted shows at the end only
+        flagged = sum(best.doubtful for best in self.store.best() if best.key in visited)
         self.progress.stop(f"{len(todo)} points, {flagged} in doubt,")
 
     def anchor(self, *, now: bool = False) -> None:
