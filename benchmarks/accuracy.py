@@ -3,8 +3,8 @@
 Grouped folds, five seeds (the committed table: 15 for the energies of the phone's other kernels,
 whose types have few rows); `results/accuracy.csv` holds one row per study, target, subset, kernel
 type and method: medians over the seeds of `edgeutils.regression.validation.metrics`. Where energy
-and latency were measured, latency and power are predicted, too (the committed table: not yet for
-the board). A study that was not run keeps its rows. Takes about two hours on two cores:
+and latency were measured, latency and power are predicted, too. A study that was not run keeps its
+rows. Takes about two hours on two cores:
 
     python benchmarks/accuracy.py [--seeds N] [STUDY ...]
 """
