@@ -41,7 +41,7 @@ class Trees:
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Sum the leaves that each row of x (rows, columns) falls into."""
         trees, total = len(self.roots), np.full(len(x), self.base)
-        few = max(self._leaves) <= _FEW_LEAVES and trees * len(self.feature) <= _MOST_SETS
+        few = self._leaves.max() <= _FEW_LEAVES and trees * len(self.feature) <= _MOST_SETS
         leaves, step = self._reached if few else self._descended, max(_AT_ONCE // trees, 1)
         for start in range(0, len(x), step):
             rows = slice(start, start + step)
@@ -73,7 +73,7 @@ class Trees:
         for column, thresholds, remaining in self._columns:
             reach &= remaining[np.searchsorted(thresholds, x[:, column])]
         lowest_bit = np.frexp(reach & -reach)[1] - 1
-        return np.flatnonzero(self.feature < 0)[_before(self._leaves) + lowest_bit]
+        return self._leaf_nodes[_before(self._leaves) + lowest_bit]
 
     @cached_property
     def roots(self) -> np.ndarray:
@@ -98,9 +98,13 @@ class Trees:
     def _leaves(self) -> np.ndarray:
         return np.add.reduceat(self.feature < 0, self.roots, dtype=int)
 
+    @cached_property
+    def _leaf_nodes(self) -> np.ndarray:
+        return np.flatnonzero(self.feature < 0)
+
     @property
     def _bits(self) -> type[np.signedinteger]:
-        return np.int32 if max(self._leaves) < np.iinfo(np.int32).bits else np.int64
+        return np.int32 if self._leaves.max() < np.iinfo(np.int32).bits else np.int64
 
     @cached_property
     def _columns(self) -> list[tuple[int, np.ndarray, np.ndarray]]:
